@@ -15,6 +15,6 @@ FACE = (
     "single.connection",
     "single.process",
     "single.wire",
-    "remote.address",
+    "remote.ssh.address",
     "remote.process",
 )

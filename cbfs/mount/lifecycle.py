@@ -25,8 +25,9 @@ from cbfs.tree.texts import README, profile_text
 from cbfs.tree.times import settle_times, shown
 from cbfs_common.primitives import Random
 
-LINGER: Final = 60.0
-"""Seconds for which a daemon without a mount waits for the next link."""
+LINGER: Final = 300.0
+"""Seconds for which a daemon without a mount waits for the next link: a machine that has lost its
+own tries again at least each minute."""
 
 # the beginning
 

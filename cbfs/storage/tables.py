@@ -135,7 +135,7 @@ class Meta(bytes, Enum):
     HANDED = (
         b"handed "  # id 16: since when (u64, seconds) a file of another machine is a draft, and
     )
-    # which (u64, inode)
+    # which: its seed, 16
     PROVEN = b"proven "  # session id 16: what has come on it before is to be marked no more
     RELABEL = b"relabel "  # key_part(name): whose messages still have names of before
     SCRATCH = b"scratch "  # content u64: goes when a mount ends

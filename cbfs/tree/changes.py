@@ -6,7 +6,7 @@ import errno
 import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from cbfs.messages.file_names import ERROR_SUFFIX
 from cbfs.storage.store import StoreError
@@ -37,6 +37,7 @@ from cbfs.tree.rules import (
     is_lock,
     lock_names,
     mkdir_rule,
+    name_fault,
 )
 from cbfs.tree.tree import Tree
 from cbfs.tree.unsent import (
@@ -53,7 +54,6 @@ from cbfs.tree.virtual.metadata_file import MetadataText, is_place, refuse_link
 from cbfs.tree.virtual.people_folders import ContactFolders
 from cbfs.tree.virtual.quarantine_folder import UnreadFile
 from cbfs.tree.virtual.virtual_directory import VirtualDirectory
-from cbfs_common.limits import FILE_NAME_MAX
 from cbfs_common.messages.folder import TOP
 
 MTIME_MAX = (1 << 63) - 1
@@ -90,6 +90,16 @@ class Changes:
         file.touch(author)
         self._enter(directory, name, file)
         return file
+
+    async def take_back(self, file: File) -> None:
+        """What was made with ``create`` could not become what it was to be: it was never there,
+        whatever the disk takes."""
+        for directory, name in list(file.names):
+            self._leave(directory, name, None)
+            if is_place(directory, name):
+                self._tree.metadata.went(directory)
+        with suppress(StoreError):  # if it was never stored, it is not there after a crash either
+            await self._contents.save_records([file])
 
     def to_write(self, node: Node) -> File:
         """The file that is opened for writing. Raises TreeError(EACCES) for what is none."""
@@ -383,8 +393,7 @@ class Changes:
                 await self._contents.save_records([node])
 
     def _check_new(self, directory: Folder, name: str) -> None:
-        if len(name.encode()) > FILE_NAME_MAX:
-            raise TreeError(errno.ENAMETOOLONG)
+        _check_name(name)
         if name in directory.entries:
             raise TreeError(errno.EEXIST)
         _check_there(directory)
@@ -435,8 +444,13 @@ def check_rename(node: Node, source: Folder, target: Folder, new: str, *, replac
         _check_texts(node, target, new, old)
         if isinstance(old, Folder):
             raise TreeError(errno.EISDIR)
-    if len(new.encode()) > FILE_NAME_MAX:
-        raise TreeError(errno.ENAMETOOLONG)
+    _check_name(new)
+
+
+def _check_name(name: str) -> None:
+    number = name_fault(name.encode(errors="surrogateescape"))
+    if number:
+        raise TreeError(number)
 
 
 def _check_there(directory: Folder) -> None:

@@ -202,18 +202,20 @@ class FileContents:
         if file.failure is not Failure.NONE:
             file.anew = max(file.anew, 0)
 
-    async def save(self, file: File, *, whole: bool = True) -> None:
+    async def save(self, file: File, *, whole: bool = True, handed: tuple[bytes, ...] = ()) -> None:
         """Put the content and the record of a file on the disk, when they are not there. A crash
         before the last commit of it leaves the version before, one after it this one. ``whole``:
         who has written says that this is all; if not, and a program has it open, the next mount
-        takes it for what was cut off. Raises StoreError."""
+        takes it for what was cut off. ``handed``: the ids under
+        which another machine has handed it over, or would have; they are known with the content, or
+        neither is there. Raises StoreError."""
         async with file.lock:
             version = file.version
             if whole:
                 file.unfinished = False
             if not file.names or _is_decision(file):
                 return
-            if file.stored == version:
+            if file.stored == version and not handed:
                 if file.noted and not file.unfinished:
                     await self.save_records([file])
                     file.noted = False
@@ -221,7 +223,7 @@ class FileContents:
             layer, unfinished = _layer(file), file.unfinished
             file.draft, file.storing = None, layer
             try:
-                content = await self._store(file, layer)
+                content = await self._store(file, layer, handed)
             except BaseException:
                 if file.draft is None:
                     file.draft = layer
@@ -229,7 +231,7 @@ class FileContents:
                     file.draft.take_back(layer)
                 file.storing = None
                 raise
-            file.content, file.storing, file.handed = content, None, b""
+            file.content, file.storing = content, None
             file.lent = False
             file.stored, file.noted = version, unfinished
             if not file.names:  # removed meanwhile
@@ -363,14 +365,14 @@ class FileContents:
                 layer.spilled.add(index)
                 layer.memory.pop(index, None)
 
-    async def _store(self, file: File, layer: Layer) -> Content:
+    async def _store(self, file: File, layer: Layer, handed: tuple[bytes, ...]) -> Content:
         """Few changes go over the stored content, in one transaction; many, and those of what
         belongs to a message, make a new one of what is spilled and the rest of the old."""
         old = None if file.lent else file.content
         over = old if not layer.spill else None
         if over is None and file.content is not None:
             await self._copy(file, layer)
-        record, beside, handed = record_maker(file), _beside([file]), file.handed
+        record, beside, seed = record_maker(file), _beside([file]), file.seed
 
         def change(writer: Writer) -> Content:
             number = over.id if over else layer.spill or writer.random_number()
@@ -389,9 +391,8 @@ class FileContents:
                 writer.delete_prefix(Table.CONTENT, u64(old.id))
             content = Content(number, layer.size, BLOCK)
             writer.put(Table.NODES, u64(file.inode), record(content))
-            if handed:  # it is there and known to be there, or neither
-                noted = u64(int(time.time())) + u64(file.inode)
-                writer.put(Table.META, Meta.HANDED + handed, noted)
+            for each in handed:
+                writer.put(Table.META, Meta.HANDED + each, u64(int(time.time())) + seed)
             beside(writer)
             return content
 

@@ -394,7 +394,6 @@ class File(Node):
         "error",
         "failure",
         "given_up",
-        "handed",
         "handles",
         "hold",
         "lent",
@@ -440,7 +439,6 @@ class File(Node):
         self.noted = False
         self.spare = False
         self.seed = new_seed()
-        self.handed = b""  # the id under which another machine has handed it over, until stored
 
     @property
     def links(self) -> int:

@@ -14,6 +14,7 @@ from enum import Enum
 
 from cbfs.account.bounds import GRACE
 from cbfs.messages.file_names import ERROR_SUFFIX
+from cbfs_common.limits import FILE_NAME_MAX
 
 METADATA = "metadata.toml"
 
@@ -85,6 +86,20 @@ class TreeError(Exception):
     def __init__(self, number: int) -> None:
         super().__init__(errno.errorcode[number])
         self.errno = number
+
+
+def name_fault(name: bytes) -> int:
+    """Why nothing can have this name, as an errno; 0 where something can. A kernel sees to most of
+    it, but what comes from another machine has not been through one."""
+    if name in {b"", b".", b".."} or b"/" in name or b"\0" in name:
+        return errno.EINVAL
+    if len(name) > FILE_NAME_MAX:
+        return errno.ENAMETOOLONG
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return errno.EILSEQ
+    return 0
 
 
 class Area(Enum):

@@ -238,3 +238,17 @@ def test_a_forced_command_says_what_is_served(tmp_path: Path, hub: Mounted) -> N
         laptop(tmp_path / "forced", Path("elsewhere"), served) as machine,
     ):
         assert os.listdir(machine.path / "conversations") == [name]  # noqa: PTH208
+
+
+def test_what_shows_changes_knows_which_mount_it_is_for(hub: Mounted, there: Laptop) -> None:
+    """Else it would show them in one that was made over it."""
+
+    def told() -> list[str]:
+        for task in Path(f"/proc/{there.pid}/task").glob("*/children"):
+            for child in task.read_text().split():
+                words = Path(f"/proc/{child}/cmdline").read_text().split("\0")[:-1]
+                if any("notifier_worker" in word for word in words):
+                    return words
+        return []
+
+    assert wait_for(told, "the worker")[-2:] == [str(there.path), str(there.path.stat().st_dev)]

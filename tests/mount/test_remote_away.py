@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -196,6 +196,23 @@ def test_a_link_that_is_cut_at_any_byte_loses_and_doubles_nothing(
     assert network.cuts
 
 
+def test_a_large_file_goes_on_where_the_link_was_cut(
+    hub: Mounted, network: Network, there: Laptop
+) -> None:
+    outbox = there.path / "outbox" / talk(there.path).name
+    content = random.Random(3).randbytes(6 << 20)
+    before = network.passed
+    network.cut_after(4 << 20)
+    (outbox / "film").write_bytes(content)
+    wait_for(lambda: not there.waits(), "nothing to wait")
+    assert network.cuts == 1
+    # what was on its way is sent again, and all else once
+    assert network.passed - before < 8 << 20
+    there_now = talk(hub.path)
+    found = wait_for(lambda: list(there_now.glob("*-alice*")), "it to be sent")
+    assert [path.read_bytes() for path in found] == [content]
+
+
 def test_an_ssh_that_stands_still_holds_up_nobody_for_ever(hub: Mounted, there: Laptop) -> None:
     folder = talk(there.path)
     assert next(folder.glob("*-bob*")).read_text() == "hello\n"
@@ -283,6 +300,35 @@ def test_what_waits_for_one_account_goes_to_no_other_at_the_same_address(
             wait_for(lambda: sent(hub) == ["for one account only\n"], "it to go where it belongs")
             wait_for(lambda: not there.waits(), "nothing to wait")
         assert not list((other.path / "conversations").glob("*/*-alice*"))
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda key: key.write_bytes(b"short")])
+def test_what_waits_under_a_key_that_is_lost_is_kept_and_told(
+    damage: Callable[[Path], object], hub: Mounted, network: Network, there: Laptop
+) -> None:
+    outbox = there.path / "outbox" / talk(there.path).name
+    network.cut(stays_down=True)
+    wait_away(there)
+    (outbox / "note").write_text("nobody can open it\n")
+    (waiting,) = there.waits()
+    sealed = waiting.read_bytes()
+    there.kill()
+    damage(waiting.with_name("key"))
+    network.mend()
+    for _ in range(2):  # it is told for as long as the file is there
+        there.mount()
+        assert "1 file that waited cannot be opened any more" in there.status()
+        assert "1 files that wait for the hub cannot be opened any more" in there.log()
+        (outbox / "more").write_text("under another key\n")
+        wait_for(lambda: not there.waits(), "that to be handed over")
+        assert not (outbox / "note").exists()
+        there.kill()
+    (kept,) = waiting.parent.glob("*.out.unreadable")
+    assert kept.read_bytes() == sealed
+    kept.unlink()
+    there.mount()
+    assert "cannot be opened" not in there.status()
+    assert set(sent(hub)) <= {"under another key\n"}
 
 
 def shown(at: Path) -> set[str]:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import trio
-import trio.testing
 
 from cbfs.mount.remote import handing as handing_module
 from cbfs.mount.remote.cache import BLOCK, CACHE_MAX
@@ -142,12 +141,13 @@ def test_what_was_refused_is_tried_again_where_it_is_moved(tmp_path: Path) -> No
         await machine.link.answer.send(OSError(errno.ESTALE, ""))
         await until(lambda: node.trouble)
         assert "its conversation is not there any more" in machine.handing.troubles()[0][1]
-        machine.handing.wake()
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert len(machine.link.handed) == 1  # it would be refused again
+        await machine.save(machine.bob, b"behind", b"behind it")
+        behind, _ = await machine.sent(2)
+        assert behind.path == b"outbox/bob/behind"  # the first would be refused again
+        await machine.link.answer.send(made(b"behind"))
         assert await machine.handing.moved(node, machine.carol, b"note")
         assert not node.trouble
-        second, content = await machine.sent(2)
+        second, content = await machine.sent(3)
         assert (second.path, second.conversation) == (b"outbox/carol/note", CAROL)
         assert second.identity != first.identity
         assert content == b"text"
@@ -402,9 +402,9 @@ def test_what_is_flushed_waits_until_it_is_closed_and_what_is_cut_off_for_ever(
             again = Machine(tmp_path, nursery)  # as after a restart of this machine
             await again.handing.begin(again.waiting)
             nursery.start_soon(again.handing.run)
-            again.handing.wake()
-            await trio.testing.wait_all_tasks_blocked(0.01)
-            assert not again.link.handed
+            await again.save(again.carol, b"behind", b"behind it")
+            assert (await again.sent(1))[1] == b"behind it"
+            await again.link.answer.send(made(b"behind"))
             ((path, why),) = again.handing.troubles()
             assert path == "outbox/bob/cut"
             assert "cut off" in why
@@ -414,7 +414,7 @@ def test_what_is_flushed_waits_until_it_is_closed_and_what_is_cut_off_for_ever(
             again.writing.write(node, 0, b"anew")
             await again.writing.close(node, killed=False)
             again.writing.wrote(node)
-            assert (await again.sent(1))[1] == b"anew"
+            assert (await again.sent(2))[1] == b"anew"
             assert not node.trouble
             nursery.cancel_scope.cancel()
 
@@ -443,8 +443,10 @@ def test_what_is_killed_after_something_was_stored_is_no_message(tmp_path: Path)
         machine.writing.write(node, 0, b"half of")
         await machine.writing.close(node, killed=True)
         machine.writing.wrote(node)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        assert not machine.link.handed
+        await machine.save(machine.carol, b"behind", b"behind it")
+        assert (await machine.sent(1))[1] == b"behind it"
+        await machine.link.answer.send(made(b"behind"))
+        await until(lambda: machine.handing.count == 1)
         assert machine.waits() == [(b"outbox/bob/note", BOB, b"half of")]
         assert "cut off" in node.trouble
 

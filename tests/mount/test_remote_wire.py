@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.mount.remote.address import OPTIONS, read_address
 from cbfs.mount.remote.cache import BLOCK, SealedCache
+from cbfs.mount.remote.hub_view import _entries
 from cbfs.mount.remote.link import ASK_MAX, WHOLE_MAX, AwayError, Pieces
 from cbfs.mount.remote.nodes import RemoteTree, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
+from cbfs.mount.remote.ssh.address import OPTIONS, read_address
 from cbfs.mount.remote.wire import (
     ARGUMENTS,
     ID_SIZE,
@@ -102,8 +103,28 @@ def test_paths_have_an_end() -> None:
     for long in (b"a" * (PATH_MAX + 1), b"/".join([b"a"] * (PATH_NAMES_MAX + 1))):
         with pytest.raises(DecodeError):
             parts_of(long)
-    assert not any(map(is_name, (b"", b".", b"..", b"a/b", b"a\0")))
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b".", b"..", b"a/b", b"a\0", b"x" * 256, "ö".encode() * 128, b"\xff"]
+)
+def test_what_is_no_name_is_refused_wherever_a_hub_says_it(name: bytes) -> None:
+    stat = list(local_stat(0o100600))
+    assert not is_name(name)
+    with pytest.raises(OSError) as caught:
+        list(_entries([[[name, stat]]]))
+    assert caught.value.errno == errno.EIO
+    for told in (["moves", b"a", name], ["outdated", 5, name], ["goes", b"a/" + name + b"/b"]):
+        if name == b"a/b" and told[0] == "goes":
+            continue  # there it is two
+        with pytest.raises(DecodeError):
+            read_hub_answer(msgpack.packb([0, 0, told]))
+
+
+def test_names_are_up_to_255_bytes() -> None:
     assert is_name(b"..a")
+    assert is_name(b"x" * 255)
+    assert is_name("ö".encode() * 127)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +402,35 @@ def test_the_spool_keeps_what_waits_sealed_and_for_one_mount(tmp_path: Path) -> 
     assert third.open(ALICE) == [second]
     assert [path.suffix for path in third.path.glob("*.unreadable")] == [".unreadable"]
     third.close()
+
+
+def test_a_key_that_goes_while_it_is_in_use_is_there_again_for_what_is_saved(
+    tmp_path: Path,
+) -> None:
+    spool = OutgoingSpool("ssh://home", "", SYSTEM_RANDOM, tmp_path)
+    spool.open(ALICE)
+    (spool.path / "key").unlink()
+    kept = item(spool.new_id(), b"text")
+    spool.save(kept, b"text", 0)
+    spool.close()
+    again = OutgoingSpool("ssh://home", "", SYSTEM_RANDOM, tmp_path)
+    assert again.open(ALICE) == [kept]
+    assert not again.unreadable()
+    again.close()
+
+
+def test_nothing_that_was_put_aside_is_overwritten(tmp_path: Path) -> None:
+    spool = OutgoingSpool("ssh://home", "", SYSTEM_RANDOM, tmp_path)
+    spool.open(ALICE)
+    name = f"{spool.new_id().hex()}.out"
+    for number in range(3):
+        (spool.path / name).write_bytes(b"%d" % number)
+        spool.close()
+        assert spool.open(ALICE) == []
+    aside = [path.read_bytes() for path in spool.path.glob("*.out.unreadable")]
+    assert sorted(aside) == [b"0", b"1", b"2"]
+    assert spool.unreadable() == 3
+    spool.close()
 
 
 def test_nodes_keep_their_numbers_when_the_hub_has_begun_anew() -> None:

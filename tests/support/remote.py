@@ -35,6 +35,8 @@ class Network:
         self.heard = bytearray()
         """What has passed, when ``listens``."""
         self.listens = False
+        self.passed = 0
+        """Bytes that have passed, in either direction."""
         self.links = 0
         """Connections so far."""
         self.cuts = 0
@@ -148,6 +150,7 @@ class Network:
                     cuts = len(data) >= self._left
                     data = data[: self._left]
                     self._left -= len(data)
+                self.passed += len(data)
                 if self.listens:
                     self.heard += data
             with suppress(OSError):

@@ -41,14 +41,19 @@ class Link:
         self.is_up = True
         self.generation = 1
         self.handed: list[tuple[WaitingFile, bytes]] = []
+        self.again: list[bool] = []
+        """Of each that was handed over: whether the hub may have had it."""
         self.told: list[tuple[object, ...]] = []
         self.asked: list[tuple[object, ...]] = []
+        self.gone = b""
+        """Ids of what the hub has sent, when it is to be withdrawn."""
         self.answer, self._answers = trio.open_memory_channel[Any](100)
 
-    async def hand_over(self, item: WaitingFile, content: bytes) -> Any:
+    async def hand_over(self, item: WaitingFile, content: bytes, *, again: bool = False) -> Any:
         if not self.is_up:
             raise AwayError
         self.handed.append((item, content))
+        self.again.append(again)
         result = await self._answers.receive()
         if isinstance(result, OSError):
             raise result
@@ -58,6 +63,7 @@ class Link:
         if not self.is_up:
             raise AwayError
         self.asked.append(words)
+        return self.gone if words[0] == "withdraw" else None
 
     async def tell(self, *words: object) -> None:
         self.told.append(words)

@@ -20,7 +20,7 @@ from cbfs.network.tor.config import TorOptions
 from cbfs_host.entry import add_version
 
 if TYPE_CHECKING:
-    from cbfs.mount.remote.address import HubAddress
+    from cbfs.mount.remote.ssh.address import HubAddress
 
 SYNC_SEND, SYNC_SEND_MAX = 60.0, 3_600.0
 """Seconds until fsync gives up waiting: by default, and at most."""
@@ -149,7 +149,7 @@ def _hub(parser: argparse.ArgumentParser, paths: list[str], words: "_Words") -> 
     if words.sync_send or words.grace is not None or words.tor or words.no_tor:
         parser.error("the hub has its own grace, sync_send and tor: leave them out with ssh://")
     # nobody whose account is on this machine waits for it
-    from cbfs.mount.remote.address import read_address  # noqa: PLC0415
+    from cbfs.mount.remote.ssh.address import read_address  # noqa: PLC0415
 
     return read_address(paths[0])
 

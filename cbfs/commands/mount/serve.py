@@ -2,7 +2,7 @@
 
 It copies bytes between the link and the daemon that has the account, and holds no key. Where the
 account is not mounted, it starts a daemon that serves it without a mount, which others join, and
-which ends when nobody has used it for a minute.
+which ends when nobody has used it for five minutes.
 """
 
 import argparse

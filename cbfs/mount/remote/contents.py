@@ -12,7 +12,7 @@ import trio
 from cbfs.mount.remote.cache import BLOCK, CACHE_MAX, SealedCache
 from cbfs.mount.remote.link import AwayError, HubLink
 from cbfs.mount.remote.nodes import FRESH, RemoteContent, RemoteNode, path_of
-from cbfs.mount.remote.wire import Stat, decode_stat
+from cbfs.mount.remote.wire import Stat, decode_stat, is_name
 from cbfs.storage.faults import Tasks
 from cbfs_common.errors import DecodeError
 
@@ -167,6 +167,20 @@ def stat_told(fields: Any) -> Stat:
         return decode_stat(fields)
     except DecodeError as error:
         raise OSError(errno.EIO, "") from error
+
+
+def made_told(result: Any) -> tuple[bytes, Stat | None]:
+    """The name and the stat of what was handed over; no stat where that was so before. Raises
+    OSError(EIO) for what is no answer."""
+    try:
+        match result:
+            case []:
+                return b"", None
+            case [bytes(name), list(fields)] if is_name(name):
+                return name, decode_stat(fields)
+    except DecodeError:
+        pass
+    raise OSError(errno.EIO, "")
 
 
 def _piece(rest: list[Any]) -> tuple[Stat, bytes]:

@@ -2,11 +2,12 @@
 for it, and none is asked."""
 
 import errno
-import os
 import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,25 @@ import trio
 from cbfs.messages.file_names import free_name
 from cbfs.mount.attributes import Attributes
 from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
-from cbfs.mount.remote.wire import ID_SIZE, PART, Stat, parts_of
+from cbfs.mount.remote.wire import ID_SIZE, PART, PATH_MAX, Stat, ids_in, parts_of
 from cbfs.mount.single.view import SingleView
 from cbfs.mount.view import MountView
 from cbfs.storage.encoding import u64
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.changes import MTIME_MAX, Changes
-from cbfs.tree.nodes import MODES, File, Folder, MessageFile, Node, SymbolicLink, Text
-from cbfs.tree.rules import METADATA, Area, TreeError
+from cbfs.tree.nodes import (
+    MODES,
+    Failure,
+    File,
+    Folder,
+    MessageFile,
+    Node,
+    SymbolicLink,
+    Text,
+    walk,
+)
+from cbfs.tree.rules import METADATA, Area, TreeError, name_fault
 from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory
@@ -32,14 +43,24 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FILE_SIZE_MAX
 
 UPLOADS_MAX = 8
-"""Files that one link may be handing over at a time."""
+"""Files that are being handed over by those who see the same of the account: of more, the one goes
+of which nothing has come for longest."""
+
+UPLOAD_KEPT = 3_600.0
+"""Seconds for which what has come of a file is kept for the next link."""
 
 NOTED_FOR = 400 * 24 * 3_600
 """Seconds for which it is remembered that a file was handed over, if who did it never says that it
 has been told so."""
 
+_WITHDRAWN = bytes(16)  # no seed of a draft
+
 LISTED_AT_ONCE = 512
 """Entries after which others get a turn: those of one frame."""
+
+
+_MESSAGES = frozenset((Area.DRAFTS, Area.FOLDER_DRAFT))
+"""Where files are messages, or parts of one."""
 
 
 @contextmanager
@@ -59,17 +80,38 @@ def errors(failed: Callable[[], None]) -> Iterator[None]:
         raise OSError(errno.EIO, "") from error
 
 
+@dataclass(slots=True)
+class _Upload:
+    """What has come of a file, and when the last of it did."""
+
+    file: File
+    used: float
+
+
+class HandedParts:
+    """What is being handed over, by all links: what has come of a file stays for the next one to go
+    on. ``lock`` is held while one becomes a draft, so that one that is handed over once more, by a
+    new link, finds what became of it."""
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self._by_view: dict[bytes, dict[bytes, _Upload]] = {}
+
+    def of(self, conversation: bytes) -> dict[bytes, _Upload]:
+        """Those of the links that see this conversation only, or all: nobody has a hand in those of
+        others."""
+        return self._by_view.setdefault(conversation, {})
+
+
 class HubFiles:
     """The files of one link. ``single``: the one conversation that is shown, None for all.
-    ``inode_of`` gives the number under which the other side knows a node's inode. ``handing`` is
-    shared by all links: one file at a time becomes a draft, so that one that is handed over once
-    more, by a new link, finds what became of it."""
+    ``inode_of`` gives the number under which the other side knows a node's inode."""
 
     def __init__(
         self,
         view: MountView,
         account: Path,
-        handing: trio.Lock,
+        uploads: HandedParts,
         single: SingleView | None,
         inode_of: Callable[[int], int],
     ) -> None:
@@ -77,13 +119,13 @@ class HubFiles:
         self._tree = view.tree
         self._single = single
         self._inode_of = inode_of
-        self._handing = handing
+        self._handing = uploads.lock
         self._root = single.root if single else view.tree.root
         self._changes = Changes(view.tree, adds=single is None)
         self._contents = view.tree.contents
         self._attributes = Attributes(view)
         self._quota = Quota(account, view.tree.backend)
-        self._uploads: dict[bytes, File] = {}
+        self._uploads = uploads.of((single.drafts.conversation or b"") if single else b"")
 
     # what is there
 
@@ -115,6 +157,8 @@ class HubFiles:
         conversation = b""
         if isinstance(node, Folder) and node.area is Area.DRAFTS:
             conversation = node.conversation or b""
+        elif isinstance(node, File) and any(above.area in _MESSAGES for above, _ in node.names):
+            conversation = draft_id(node)
         return Stat(
             self._inode_of(node.inode),
             entry.st_mode,
@@ -212,7 +256,7 @@ class HubFiles:
     async def symlink(self, path: bytes, target: bytes) -> Stat:
         """Make a symbolic link."""
         directory, name = await self._place(path)
-        return self.stat(await self._changes.symlink(directory, name, _text(target), None))
+        return self.stat(await self._changes.symlink(directory, name, _link_target(target), None))
 
     async def rmdir(self, path: bytes) -> None:
         """Remove a folder."""
@@ -246,19 +290,75 @@ class HubFiles:
 
     # files that are handed over
 
-    async def part(self, identity: bytes, offset: int, data: bytes) -> None:
-        """A piece of a file that is to be handed over."""
-        file = self._uploads.get(identity)
-        if file is None:
+    async def part(self, identity: bytes, offset: int, data: bytes) -> int:
+        """A piece of a file that is to be handed over. Gives how many bytes of it are here."""
+        upload = self._uploads.get(identity)
+        if upload is None:
             if len(self._uploads) >= UPLOADS_MAX:
-                raise TreeError(errno.EMFILE)
+                await self._drop(min(self._uploads, key=lambda each: self._uploads[each].used))
             file = File(self._tree.new_inode(), 0o600, time.time_ns(), None)
             file.handles = 1  # so that what is too much for memory goes to the store, sealed
-            self._uploads[identity] = file
+            upload = self._uploads[identity] = _Upload(file, 0.0)
+        upload.used = trio.current_time()
         if offset < 0:
             raise TreeError(errno.EINVAL)
+        if offset > upload.file.size:  # what came before is not here any more
+            raise TreeError(errno.EAGAIN)
         self._quota.check(len(data), setting=False)
-        await self._contents.write(file, offset, data)
+        await self._contents.write(upload.file, offset, data)
+        return upload.file.size
+
+    async def upload(self, identity: bytes) -> int | None:
+        """How many bytes of a file are here; None where it was made a draft."""
+        async with self._handing:  # an earlier link may be about to
+            if self.is_handed(identity):
+                return None
+            upload = self._uploads.get(identity)
+            return upload.file.size if upload else 0
+
+    async def withdraw(self, identities: bytes) -> bytes:
+        """Remove the drafts that files have become, by the ids under which they were handed over;
+        one that comes later under such an id is refused, with ECANCELED. Gives the ids of those
+        that had gone before: they were sent, or removed here."""
+        gone = b""
+        async with self._handing:
+            with trio.CancelScope(shield=True):
+                for identity in ids_in(identities):
+                    await self._drop(identity)
+                    seed = self._noted(identity)
+                    place = self._draft(seed) if seed else None
+                    if seed not in {None, _WITHDRAWN} and place is None:
+                        gone += identity
+                        continue
+                    await self._note(identity, _WITHDRAWN)  # first: who asks again is told the same
+                    if seed and place is not None:
+                        await self._remove_draft(*place, identity, seed)
+        return gone
+
+    async def _remove_draft(
+        self, directory: Folder, name: str, identity: bytes, seed: bytes
+    ) -> None:
+        try:
+            await self._changes.unlink(directory, name)
+        except BaseException:
+            await self._note(identity, seed)
+            raise
+        self._view.watchers.outdate(directory.inode, name)
+
+    def _draft(self, seed: bytes) -> tuple[Folder, str] | None:
+        """Where that draft is."""
+        for folder, name, node in walk(self._single.drafts if self._single else self._tree.outbox):
+            if isinstance(node, File) and node.seed == seed:
+                return folder, name
+        return None
+
+    async def _note(self, identity: bytes, seed: bytes) -> None:
+        noted = u64(int(time.time())) + seed
+
+        def change(writer: Writer) -> None:
+            writer.put(Table.META, Meta.HANDED + identity, noted)
+
+        await self._tree.backend.store.commit(change)
 
     async def put(
         self,
@@ -272,27 +372,34 @@ class HubFiles:
         before: bytes,
     ) -> list[Any]:
         """Make a file of the parts with this id, whole and on the disk on return: once, however
-        often it is asked for. In the place of one of that name only if it may ``replace`` it, or of
-        the draft that one of the ids in ``before`` has become; else under a name that is free.
+        often it is asked for. In the place of the draft that one of the ids in ``before`` is of, or
+        has become; without such ids, in the place of what has that name if it may ``replace`` it;
+        else under a name that is free.
         Gives its name and its stat, or none where it was there before. Without a folder of that
         name one is made in the outbox; without the conversation it is ESTALE."""
-        file = self._uploads.pop(identity, None)
-        try:
-            async with self._handing:
-                if self._is_handed(identity):
+        async with self._handing:
+            made: list[Any] = []
+            try:
+                if self.is_handed(identity):
                     return []
-                if (file.size if file else 0) != size:
-                    raise TreeError(errno.EINVAL)
+                upload = self._uploads.get(identity)
+                file = upload.file if upload else None
+                if (file.size if file else 0) != size:  # a part is not here any more
+                    raise TreeError(errno.EAGAIN)
                 with trio.CancelScope(shield=True):
                     directory, name = await self._target(path, conversation)
-                    if (earlier := self._earlier(directory, before)) is not None:
-                        name, replace = earlier, True
-                    told = mode, modified
-                    made = await self._made(directory, name, identity, told, file, replace)
+                    directory = await self._changes.ready(directory)
+                    if before:
+                        earlier = self._earlier(directory, before)
+                        name, replace = earlier or name, earlier is not None
+                    ids, told = (identity, *ids_in(before)), (mode, modified)
+                    made = await self._made(directory, name, ids, told, file, replace)
+            except (OSError, TreeError, StoreError):
+                if not self.is_handed(identity):
+                    raise
+            finally:
+                await self._drop(identity)
             return made
-        finally:
-            if file is not None:
-                await self._drop(file)
 
     async def _target(self, path: bytes, conversation: bytes) -> tuple[Folder, str]:
         """Where it is to be: in the folder of that conversation, whatever that is called by now."""
@@ -318,59 +425,56 @@ class HubFiles:
         return _folder(node), _text(name)
 
     def _earlier(self, directory: Folder, before: bytes) -> str | None:
-        """The name here of what was handed over under one of these ids, while it is a draft."""
+        """The name here of the draft of one of these ids, or of what was handed over under it,
+        while it is a draft. Inodes are used again after a restart; seeds are not."""
+        drafts = {node.seed: n for n, node in directory.entries.items() if isinstance(node, File)}
+        own = {_id_of(seed): seed for seed in drafts}
         with self._tree.backend.store.read() as reader:
-            for at in range(0, len(before), ID_SIZE):
-                noted = reader.get(Table.META, Meta.HANDED + before[at : at + ID_SIZE]) or b""
-                for name, node in directory.entries.items():
-                    if isinstance(node, File) and u64(node.inode) == noted[8:]:
-                        return name
+            for identity in ids_in(before):
+                noted = reader.get(Table.META, Meta.HANDED + identity) or b""
+                seed = own.get(identity, noted[8:])
+                if seed in drafts:
+                    return drafts[seed]
         return None
 
     async def _made(
         self,
         directory: Folder,
         name: str,
-        identity: bytes,
+        ids: tuple[bytes, ...],
         told: tuple[int, int],
         upload: File | None,
         replace: bool,
     ) -> list[Any]:
-        mode, modified = told
-        directory = await self._changes.ready(directory)
         there = directory.entries.get(name)
         if isinstance(there, File) and not replace:
             name, there = free_name(name, directory.entries.__contains__), None
         if there is None:
-            file = self._changes.create(directory, name, mode & 0o7777, None)
+            file = self._changes.create(directory, name, told[0] & 0o7777, None)
         else:
             file = self._changes.to_write(there)
+        # what may be refused below is no message, and nobody hands it over again
+        handed = () if _is_looked_at(directory, name) else ids
         self._contents.opened(file)
         file.handles += 1
         file.writers += 1
         try:
-            setting = self._contents.is_setting(file)
-            self._quota.check(upload.size if upload else 0, setting=setting)
-            await self._contents.truncate(file, 0)
-            for at in range(0, upload.size if upload else 0, PART):
-                if upload is not None:
-                    piece = self._contents.read(upload, at, PART)
-                    await self._contents.write(file, at, piece)
-            file.mode = stat.S_IFREG | mode & MODES
-            if modified:  # a time to come holds it: it is on the disk with it, or not at all
-                file.mtime_ns = min(max(modified, -MTIME_MAX), MTIME_MAX)
-            # what may be refused below is no message, and nobody hands it over again
-            file.handed = b"" if _is_looked_at(directory, name) else identity
-            await self._contents.save(file)
+            self._quota.check(upload.size if upload else 0, setting=self._contents.is_setting(file))
+            await self._fill(file, upload, told)
+            await self._contents.save(file, handed=handed)
             if _is_looked_at(directory, name):
                 await self._changes.check_close(file)
-        except BaseException:
+        except BaseException as error:
             file.handles -= 1
             file.writers -= 1
-            file.handed = b""
-            if there is None and directory.entries.get(name) is file:
-                with suppress(TreeError, StoreError):
-                    await self._changes.unlink(directory, name)
+            if self.is_handed(ids[0]):  # as a whole, whatever has failed then
+                self._contents.closed(file)
+            elif there is None:
+                await self._changes.take_back(file)
+            elif not isinstance(
+                error, TreeError
+            ):  # neither what it was is sent, nor a part of this
+                self._contents.fail(file, Failure.WRITE)
             raise
         file.handles -= 1
         file.writers -= 1
@@ -384,9 +488,29 @@ class HubFiles:
             self._view.watchers.outdate(folder.inode, called)
         return [name.encode(), made]
 
-    def _is_handed(self, identity: bytes) -> bool:
+    async def _fill(self, file: File, upload: File | None, told: tuple[int, int]) -> None:
+        await self._contents.truncate(file, 0)
+        for at in range(0, upload.size if upload else 0, PART):
+            if upload is not None:
+                await self._contents.write(file, at, self._contents.read(upload, at, PART))
+        mode, modified = told
+        file.mode = stat.S_IFREG | mode & MODES
+        if modified:  # a time to come holds it: it is on the disk with it, or not at all
+            file.mtime_ns = min(max(modified, -MTIME_MAX), MTIME_MAX)
+
+    def is_handed(self, identity: bytes) -> bool:
+        """Whether what has this id was made a draft. Raises TreeError(ECANCELED) where it is to
+        become none."""
+        seed = self._noted(identity)
+        if seed == _WITHDRAWN:
+            raise TreeError(errno.ECANCELED)
+        return seed is not None
+
+    def _noted(self, identity: bytes) -> bytes | None:
+        """The seed of the draft that has come of what has this id; None for none yet."""
         with self._tree.backend.store.read() as reader:
-            return reader.get(Table.META, Meta.HANDED + identity) is not None
+            noted = reader.get(Table.META, Meta.HANDED + identity)
+        return None if noted is None else noted[8:]
 
     async def taken(self, identities: list[bytes]) -> None:
         """These will not be handed over again; nor will what was a long time ago."""
@@ -401,21 +525,32 @@ class HubFiles:
 
         await self._tree.backend.store.commit(change)
 
-    async def _drop(self, file: File) -> None:
-        file.handles = 0
-        with trio.CancelScope(shield=True), suppress(StoreError):
-            await self._contents.released(file)
+    async def _drop(self, identity: bytes) -> None:
+        upload = self._uploads.pop(identity, None)
+        if upload is not None:
+            upload.file.handles = 0
+            with trio.CancelScope(shield=True), suppress(StoreError):
+                await self._contents.released(upload.file)
 
     async def close(self) -> None:
-        """The link has ended: what was not handed over whole is nothing."""
-        for file in self._uploads.values():
-            await self._drop(file)
-        self._uploads.clear()
+        """The link has ended: what has come is kept for the next one, for a while."""
+        oldest = trio.current_time() - UPLOAD_KEPT
+        for identity in [each for each, one in self._uploads.items() if one.used < oldest]:
+            await self._drop(identity)
 
 
 def _is_looked_at(directory: Folder, name: str) -> bool:
     """Whether what is saved there may be refused for what it says: settings and decisions."""
-    return directory.area not in {Area.DRAFTS, Area.FOLDER_DRAFT} or name == METADATA
+    return directory.area not in _MESSAGES or name == METADATA
+
+
+def draft_id(file: File) -> bytes:
+    """What tells a draft from all others, for ever, and says nothing else of it."""
+    return _id_of(file.seed)
+
+
+def _id_of(seed: bytes) -> bytes:
+    return blake2b(seed, digest_size=ID_SIZE, person=b"cbfs1 draft id").digest()
 
 
 def _folder(node: Node) -> Folder:
@@ -425,7 +560,19 @@ def _folder(node: Node) -> Folder:
 
 
 def _text(name: bytes) -> str:
+    """A name that the other side has said."""
+    if number := name_fault(name):
+        raise TreeError(number)
+    return name.decode()
+
+
+def _link_target(target: bytes) -> str:
+    """Where a symbolic link is to lead."""
+    if not target or b"\0" in target:
+        raise TreeError(errno.EINVAL)
+    if len(target) > PATH_MAX:
+        raise TreeError(errno.ENAMETOOLONG)
     try:
-        return name.decode()
+        return target.decode()
     except UnicodeDecodeError as error:
-        raise OSError(errno.EILSEQ, os.strerror(errno.EILSEQ)) from error
+        raise TreeError(errno.EILSEQ) from error

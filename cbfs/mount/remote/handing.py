@@ -16,15 +16,16 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import trio
 
+from cbfs.mount.remote.contents import made_told, stat_told
 from cbfs.mount.remote.hub_view import HubView, below
 from cbfs.mount.remote.link import AwayError
-from cbfs.mount.remote.nodes import RemoteNode, local_stat, path_of
+from cbfs.mount.remote.nodes import Claim, RemoteNode, is_here, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
-from cbfs.mount.remote.wire import BEFORE_MAX, ID_SIZE, decode_stat, is_name
+from cbfs.mount.remote.wire import BEFORE_MAX, Stat, ids_in, is_ids
 from cbfs.storage.faults import harmless
 from cbfs.tree.rules import is_scratch
 from cbfs_common.errors import CryptoError, DecodeError
@@ -59,7 +60,8 @@ _log = logging.getLogger(__name__)
 class _Waiting:
     """A file that waits, and where it is shown. ``sent``: it was on the link under this id, so that
     anything else gets another one; ``unknown``: and nobody knows yet what the hub has done.
-    ``earlier``: nor of what it is in the place of. ``refused``: why, and when by trio's clock."""
+    ``earlier``: nor of an earlier try, or of what it is in the place of. ``refused``: why, and when
+    by trio's clock."""
 
     item: WaitingFile
     node: RemoteNode
@@ -70,8 +72,9 @@ class _Waiting:
 
     @property
     def is_open(self) -> bool:
-        """Whether it, or what it is in the place of, may be at the hub or not."""
-        return self.unknown or (self.earlier and self.refused is None)
+        """Whether it, or what it is in the place of, may be at the hub or not, and the next try
+        tells."""
+        return self.unknown or (self.earlier and self.refused is None and self.item.whole)
 
 
 class Handing:
@@ -101,7 +104,7 @@ class Handing:
 
     async def begin(self, waiting: list[WaitingFile]) -> None:
         """Show what waits from before. It may have been sent then."""
-        past = {identity for each in waiting for identity in _split(each.before)}
+        past = {identity for each in waiting for identity in ids_in(each.before)}
         for item in waiting:
             if item.identity in past:  # that which came in its place is there
                 with suppress(OSError):
@@ -177,11 +180,12 @@ class Handing:
                     above.stat.conversation,
                     not node.local,
                     size,
-                    whole=whole,
+                    node.ids,
+                    whole,
                 )
                 await trio.to_thread.run_sync(self._spool.save, item, content, 0)
                 self._waiting[item.identity] = _Waiting(item, node)
-                node.outgoing, node.trouble = item, ""
+                node.outgoing, node.trouble, node.before = item, "", b""
         self._view.link.hurry()
 
     async def read(self, item: WaitingFile) -> bytes:
@@ -203,13 +207,21 @@ class Handing:
         async with self._claimed(node, until_known=True, replacing=True) as known:
             if known is None:
                 return False
+            await self._taken_back(known)  # else both would be at the hub
             there = target.entries.get(name)
             if there is None:
-                await self._move(known, target, name, None, replaces=False)
+                await self._move(known, target, name, None, replace(known.item, replaces=False))
                 return True
             async with self._claimed(there, until_known=True) as other:
-                replaces = other.item.replaces if other is not None else not there.local
-                await self._move(known, target, name, other, replaces=replaces)
+                if other is None:
+                    replaces, before = not there.local, there.ids
+                else:  # by its id it goes with the same rename of a file on the disk
+                    replaces = other.item.replaces
+                    before = other.item.identity + other.item.before
+                item = replace(
+                    known.item, replaces=replaces, before=_ids(before, known.item.before)
+                )
+                await self._move(known, target, name, other, item)
             return True
 
     async def _move(
@@ -218,19 +230,12 @@ class Handing:
         target: RemoteNode,
         name: bytes,
         other: _Waiting | None,
-        *,
-        replaces: bool,
+        item: WaitingFile,
     ) -> None:
         async with self._using:
             content = await self.read(known.item)
-            item = replace(
-                known.item,
-                path=below(target, name),
-                conversation=target.stat.conversation,
-                replaces=replaces,
-            )
-            if other is not None:  # by this it goes with the same rename of a file on the disk
-                item = replace(item, before=_ids(other.item.identity, item.before))
+            told = target.stat.conversation
+            item = replace(item, path=below(target, name), conversation=told)
             await self._change(known, item, content)
             self._view.tree.move(known.node, target, name)
             if other is not None:
@@ -283,14 +288,17 @@ class Handing:
             return True
 
     @asynccontextmanager
-    async def replaced(self, there: RemoteNode | None) -> AsyncIterator[bool]:
+    async def replaced(self, there: RemoteNode | None) -> AsyncIterator[tuple[bool, bytes]]:
         """While the block puts something in the place of a file: if that waits, it does no more at
-        the end. Gives whether the hub has something there. Raises OSError."""
+        the end. Gives whether the hub has something there, and the ids of that. Raises OSError."""
         if there is None:
-            yield False
+            yield False, b""
             return
         async with self._claimed(there, until_known=True) as known:
-            yield not there.local if known is None else known.item.replaces
+            if known is None:
+                yield not there.local, there.ids
+            else:
+                yield known.item.replaces, known.item.before
             if known is not None:
                 async with self._using:
                     await trio.to_thread.run_sync(self._spool.drop, known.item)
@@ -303,18 +311,53 @@ class Handing:
         async with self._claimed(node, until_known=True) as known:
             if known is None:
                 return False
-            if known.item.replaces:
-                try:
-                    await self._view.link.ask("unlink", path_of(node))
-                except OSError as error:
-                    if error.errno != errno.ENOENT:
-                        raise
+            await self._taken_back(known)
             async with self._using:
                 await trio.to_thread.run_sync(self._spool.drop, known.item)
                 self._waiting.pop(known.item.identity, None)
                 node.outgoing = None
                 self._view.tree.remove(node)
             return True
+
+    async def _taken_back(self, known: _Waiting) -> None:
+        """Remove what a file was to replace at the hub. Raises OSError."""
+        # where its conversation is not there any more, another may have the name of its folder
+        has_gone = known.refused is not None and known.refused[0] == errno.ESTALE
+        if known.item.replaces and not has_gone:
+            try:
+                await self._remove_there(known.node, ids_in(known.item.before))
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+
+    async def _withdrawn(self, known: _Waiting) -> bool:
+        """The hub has refused it, and may have it by an earlier try, or what it is in the place of:
+        then that is to be no draft any more, or it was sent. Whether it waits still. Raises
+        OSError(EBUSY) where the hub does not say."""
+        item, is_gone = known.item, False
+        ids = [item.identity, *ids_in(item.before)]
+        for at in range(0, len(ids), BEFORE_MAX):
+            try:
+                some = b"".join(ids[at : at + BEFORE_MAX])
+                gone = await self._view.link.ask("withdraw", some)
+            except OSError as error:
+                raise OSError(errno.EBUSY, "") from error
+            if not (isinstance(gone, bytes) and is_ids(gone)):
+                raise OSError(errno.EBUSY, "")
+            is_gone = is_gone or item.identity in ids_in(gone)
+        known.earlier = False
+        async with self._using:
+            if known.item is item and is_gone:
+                await self._taken(known, b"", None)
+                return False
+        return True
+
+    async def _remove_there(self, node: RemoteNode, ids: list[bytes]) -> None:
+        """Remove what the hub has at the place of a file, if that is the draft of one of these ids
+        still. Raises OSError."""
+        path, link = path_of(node), self._view.link
+        if not ids or stat_told(await link.ask("stat", path)).conversation in ids:
+            await link.ask("unlink", path)
 
     # claims
 
@@ -350,10 +393,12 @@ class Handing:
             if scope.cancelled_caught:
                 raise OSError(errno.EBUSY, "")
         with self._claim(node):
+            if until_known and known is not None and known.earlier:
+                known = known if await self._withdrawn(known) else None
             yield known
 
-    def _claim(self, node: RemoteNode) -> "_Claim":
-        return _Claim(self._claims, node, self.wake)
+    def _claim(self, node: RemoteNode) -> Claim:
+        return Claim(self._claims, node, self.wake)
 
     # the spool: all of these within ``_using``
 
@@ -399,7 +444,8 @@ class Handing:
                 wait = await self._all()
 
     async def _all(self) -> float:
-        """Hand over what can be. Gives the seconds after which that is to be tried again."""
+        """Hand over what can be. Gives the seconds after which that is to be tried again. What
+        fails stops nothing behind it."""
         wait = math.inf
         for identity, known in list(self._waiting.items()):
             if not self._view.link.is_up:
@@ -415,10 +461,10 @@ class Handing:
                     wait = min(wait, AGAIN if number in PASSING else math.inf)
                     continue
             try:
-                with self._claim(known.node):
+                with Claim(self._claims, known.node, _nobody):  # wakes us not
                     await self._hand_over(identity, known)
             except AwayError:
-                return RETRY  # with the same id
+                wait = min(wait, RETRY)  # with the same id
             except OSError as error:  # of this machine's disk
                 known.node.trouble = "this machine cannot read it, or cannot remove it"
                 _log.warning("a file that waits: %s", os.strerror(error.errno or errno.EIO))
@@ -435,80 +481,111 @@ class Handing:
         async with self._using:
             if self._waiting.get(identity) is not known:
                 return
-            item = known.item
+            item, again, unknown = known.item, known.sent, known.unknown
             content = await self.read(item)
+            if not self._view.link.is_up:
+                raise AwayError
             known.sent = known.unknown = True
         try:
-            name, fields = _put(await self._view.link.hand_over(item, content))
+            result = await self._view.link.hand_over(item, content, again=again)
         except AwayError:
             raise
         except OSError as error:
-            number = error.errno or errno.EIO
-            if self._waiting.get(identity) is known:  # else there is something newer
-                known.unknown = False
-                known.refused = number, trio.current_time()
-                why = _WORDS.get(number, os.strerror(number))
-                known.node.trouble = f"the hub does not take it: {why}"
-                _log.warning("the hub does not take a file: %s", os.strerror(number))
+            if error.errno == errno.ECANCELED:
+                await self._under_another_id(identity, known, content)
+            else:
+                self._refused(identity, known, error.errno or errno.EIO, earlier=unknown)
+            return
+        try:
+            name, fields = made_told(result)
+        except OSError as error:  # who knows what it has done
+            self._refused(identity, known, error.errno or errno.EIO, earlier=True)
             return
         async with self._using:
             if self._waiting.get(identity) is not known:
-                return  # what is newer is to take its place: the hub has to know it until then
-            await trio.to_thread.run_sync(self._spool.drop, item)
-            del self._waiting[identity]
-            self._is_there(known.node, name, fields)
-        await self._view.link.tell("taken", [identity, *_split(item.before)])
+                # what is newer is to take its place: the hub has to know it until then
+                taken = self._settled(known, identity, name, fields)
+            else:
+                taken = await self._taken(known, name, fields)
+        if taken:
+            await self._view.link.tell("taken", taken)
 
-    def _is_there(self, node: RemoteNode, name: bytes, fields: Any) -> None:
-        """The hub has it."""
+    def _refused(self, identity: bytes, known: _Waiting, number: int, *, earlier: bool) -> None:
+        """The hub does not take it; ``earlier``: it may have it all the same, by another try."""
+        if self._waiting.get(identity) is not known:
+            return  # there is something newer
+        known.unknown = False
+        known.earlier = known.earlier or earlier
+        known.refused = number, trio.current_time()
+        why = _WORDS.get(number, os.strerror(number))
+        known.node.trouble = f"the hub does not take it: {why}"
+        _log.warning("the hub does not take a file: %s", os.strerror(number))
+
+    async def _under_another_id(self, identity: bytes, known: _Waiting, content: bytes) -> None:
+        """Its id was withdrawn, and what was to be done with it then was not. Raises OSError."""
+        async with self._using:
+            if self._waiting.get(identity) is known:
+                known.unknown = False
+                await self._change(known, known.item, content)
+                known.refused = errno.EAGAIN, trio.current_time()
+
+    async def _taken(self, known: _Waiting, name: bytes, told: Stat | None) -> list[bytes]:
+        """It waits no more: the hub has it. Gives the ids that may be forgotten."""
+        item = known.item
+        await trio.to_thread.run_sync(self._spool.drop, item)
+        del self._waiting[item.identity]
+        return self._is_there(known.node, item, name, told)
+
+    def _settled(
+        self, known: _Waiting, identity: bytes, name: bytes, told: Stat | None
+    ) -> list[bytes]:
+        """The hub has what something newer, which waits, is in the place of: that has taken the
+        place of all before it. Gives the ids that may be forgotten. On the disk the newer one has
+        more of them: they lead nowhere."""
+        ids = ids_in(known.item.before)
+        if self._waiting.get(known.item.identity) is not known or identity not in ids:
+            return []
+        end = ids.index(identity) + 1
+        before, replaces = b"".join(ids[:end]), known.item.replaces
+        if told is not None and told.conversation and end < BEFORE_MAX:
+            before += told.conversation
+            if name == known.node.name:  # by which it can be taken back
+                replaces, known.earlier = True, False
+        known.item = known.node.outgoing = replace(known.item, before=before, replaces=replaces)
+        return ids[end:]
+
+    def _is_there(
+        self, node: RemoteNode, item: WaitingFile, name: bytes, told: Stat | None
+    ) -> list[bytes]:
+        """The hub has it. Gives the ids that may be forgotten."""
         tree, above = self._view.tree, node.above
+        taken = [item.identity, *ids_in(item.before)]
         node.outgoing, node.trouble, node.local, node.stale = None, "", False, True
-        if above is None or (fields is None and not node.writers):
-            self._view.drop(node)
-        elif fields is not None:
+        there = above.entries.get(name) if above is not None else None
+        if above is not None and told is not None and (there in {None, node} or not is_here(there)):
             if name != node.name:
                 tree.move(node, above, name)
-            tree.update(node, fields, self._view.link.generation)
+            tree.update(node, told, self._view.link.generation)
             node.stale = True
+        elif node.writers and above is not None:  # what they write is to be in its place
+            node.local, node.before, taken = True, item.identity, []
+        else:
+            self._view.drop(node)
         if above is not None:
             above.listed = -1.0
             if above.local:
                 above.local, above.stale = False, True
+        return taken
 
 
-class _Claim:
-    """While a node is somebody's."""
-
-    def __init__(self, claims: dict[RemoteNode, trio.Event], node: RemoteNode, over: Any) -> None:
-        self._claims = claims
-        self._node = node
-        self._over = over
-
-    def __enter__(self) -> None:
-        self._claims[self._node] = trio.Event()
-
-    def __exit__(self, *_error: object) -> None:
-        self._claims.pop(self._node).set()
-        self._over()
+def _nobody() -> None:
+    """Nobody is to be told."""
 
 
 def _ids(first: bytes, others: bytes) -> bytes:
-    return (first + others)[: BEFORE_MAX * ID_SIZE]
-
-
-def _split(ids: bytes) -> list[bytes]:
-    return [ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE)]
-
-
-def _put(result: Any) -> tuple[bytes, Any]:
-    """The name and the stat of what was handed over; no stat where that was so before. Raises
-    OSError(EIO) for what is no answer."""
-    try:
-        match result:
-            case []:
-                return b"", None
-            case [bytes(name), list(fields)] if is_name(name):
-                return name, decode_stat(fields)
-    except DecodeError:
-        pass
-    raise OSError(errno.EIO, "")
+    """Those in ``first``, and those others. Raises OSError(EBUSY) for more than may be named: then
+    somebody has saved a file so often while nobody knew what the hub has of it."""
+    ids = list(dict.fromkeys(ids_in(first + others)))
+    if len(ids) > BEFORE_MAX:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    return b"".join(ids)

@@ -14,6 +14,7 @@ from cbfs.mount.remote.contents import RemoteContents, stat_told
 from cbfs.mount.remote.link import AwayError, HubLink
 from cbfs.mount.remote.nodes import (
     FRESH,
+    NAMES_BYTES_MAX,
     RemoteNode,
     RemoteTree,
     is_here,
@@ -26,6 +27,7 @@ from cbfs.mount.remote.wire import (
     ID_SIZE,
     MOVES,
     OUTDATED,
+    PATH_MAX,
     STALE,
     Stat,
     decode_stat,
@@ -43,12 +45,19 @@ SEEN_MAX: Final = 1_000
 LISTED_MAX: Final = 1_000_000
 """Entries of one folder."""
 
+ATTRIBUTES_MAX: Final = 65_536
+"""Bytes of the extended attributes of one file: as many as Linux has for their names."""
+
+KEPT_BYTES_MAX: Final = 16 << 20
+"""Bytes of extended attributes, and of where links lead, that are kept for when the hub is away."""
+
 SHOWN_MAX: Final = 50_000
 """Changes that wait to be shown to those who watch. A hub that tells more is not listened to: all
 is looked at anew when it is back."""
 
 _GONE = frozenset((errno.ENOENT, errno.ESTALE, errno.ENOTDIR))
 _WHOLE = (1 << 62) - 1
+_ENTRY = 256  # bytes that keeping something takes at least
 
 
 class HubView:
@@ -73,6 +82,8 @@ class HubView:
         self._random = random
         self._seen: list[bytes] = []
         self._space: list[int] = [4_096, 0, 0]
+        self._kept: dict[RemoteNode, int] = {}
+        self._kept_bytes = 0
 
     # what is asked
 
@@ -163,15 +174,8 @@ class HubView:
         """Ask for all that is in a folder. Raises OSError."""
         generation, began = self.link.generation, time.monotonic()
         mine = folder.during = folder.during if folder.during is not None else {}
-        told: dict[bytes, Stat] = {}
         try:
-            with self.link.pieces("list", path_of(folder)) as pages:
-                count = 0
-                async for page in pages:
-                    for name, fields in _entries(page):
-                        told[name] = stat_told(fields)
-                        count += 1
-                    _check_count(count)
+            told = await self._told(folder)
         finally:
             if folder.during is mine:
                 folder.during = None
@@ -186,6 +190,20 @@ class HubView:
                 self.drop(node)
         folder.listed, folder.listed_on = began, generation
 
+    async def _told(self, folder: RemoteNode) -> dict[bytes, Stat]:
+        """What the hub says that is in a folder. Raises OSError: EIO for more than there can be."""
+        told: dict[bytes, Stat] = {}
+        count = size = 0
+        with self.link.pieces("list", path_of(folder)) as pages:
+            async for page in pages:
+                for name, fields in _entries(page):
+                    told[name] = stat_told(fields)
+                    count += 1
+                    size += len(name)
+                if count > LISTED_MAX or size > NAMES_BYTES_MAX:
+                    raise OSError(errno.EIO, "")
+        return told
+
     async def read_link(self, node: RemoteNode) -> bytes:
         """Where a symbolic link leads. Raises OSError."""
         if node.target is None or not self.is_fresh(node):
@@ -195,7 +213,9 @@ class HubView:
                 if node.target is None:
                     raise
             else:
-                node.target = target if isinstance(target, bytes) else b""
+                is_path = isinstance(target, bytes) and len(target) <= PATH_MAX
+                node.target = target if is_path else b""
+                self._keep(node, len(node.target or b""))
         # each time: it may be elsewhere by now
         if not stays_inside(path_of(node), node.target or b""):
             raise OSError(errno.EIO, "")
@@ -215,11 +235,23 @@ class HubView:
                     raise
                 return node.attributes
             match found:
-                case dict() if all(type(k) is type(v) is str for k, v in found.items()):
+                case dict() if (size := _size_of(found)) <= ATTRIBUTES_MAX:
                     node.attributes, node.attributes_at = found, now
+                    self._keep(node, size)
                 case _:
                     raise OSError(errno.EIO, "")
         return node.attributes
+
+    def _keep(self, node: RemoteNode, size: int) -> None:
+        """So many bytes of what a node has beside its stat are kept: what was told first goes."""
+        size += _ENTRY
+        self._kept_bytes += size - self._kept.pop(node, 0)
+        self._kept[node] = size
+        while self._kept_bytes > KEPT_BYTES_MAX:
+            other, less = next(iter(self._kept.items()))
+            del self._kept[other]
+            self._kept_bytes -= less
+            other.attributes = other.target = None
 
     async def space(self) -> list[int]:
         """Block size, blocks, free blocks: as they were told last, while it is away."""
@@ -436,17 +468,11 @@ class HubView:
 
     async def _list_quietly(self, folder: RemoteNode) -> dict[bytes, Stat] | None:
         """What is in a folder now; None where it is not there any more."""
-        found: dict[bytes, Stat] = {}
-        mine = folder.during = {}
+        mine: dict[bytes, bool] = {}
+        folder.during = mine
         generation, began = self.link.generation, time.monotonic()
         try:
-            with self.link.pieces("list", path_of(folder)) as pages:
-                count = 0
-                async for page in pages:
-                    for name, fields in _entries(page):
-                        found[name] = stat_told(fields)
-                        count += 1
-                    _check_count(count)
+            found = await self._told(folder)
         except AwayError:
             raise
         except OSError:
@@ -461,15 +487,17 @@ class HubView:
         return found
 
 
+def _size_of(attributes: dict[Any, Any]) -> int:
+    """Bytes of extended attributes; more than there may be for what are none."""
+    if not all(type(k) is type(v) is str for k, v in attributes.items()):
+        return ATTRIBUTES_MAX + 1
+    return sum(len(os.fsencode(k)) + len(os.fsencode(v)) for k, v in attributes.items())
+
+
 def below(folder: RemoteNode, name: bytes) -> bytes:
     """The path of what has this name in a folder."""
     above = path_of(folder)
     return above + b"/" + name if above else name
-
-
-def _check_count(count: int) -> None:
-    if count > LISTED_MAX:
-        raise OSError(errno.EIO, "")
 
 
 def _entries(page: list[Any]) -> Iterator[tuple[bytes, list[Any]]]:

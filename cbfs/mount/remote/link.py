@@ -2,7 +2,8 @@
 
 It is made anew whenever it ends, after waits that grow. What is asked while there is none fails at
 once, and what is not answered in time fails then: no link, however it ends or stands still, makes
-anybody wait for longer.
+anybody wait for longer. Parts of files go behind whatever else is asked, and no more of them are on
+their way than arrive in about a second: on a slow link nobody waits for a large file.
 """
 
 import errno
@@ -10,6 +11,7 @@ import logging
 import os
 import subprocess
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -18,7 +20,8 @@ import trio
 import trio.lowlevel
 
 from cbfs.mount.remote.spool import WaitingFile
-from cbfs.mount.remote.wire import ID_SIZE, PART, PIECE_MAX, VERSION, read_hub_answer
+from cbfs.mount.remote.ssh.greeting import Silent, greeted, last_line, listen
+from cbfs.mount.remote.wire import PART, PIECE_MAX, read_hub_answer
 from cbfs.mount.single.wire import Answer, Frames, frame
 from cbfs.storage.faults import contained, harmless
 from cbfs_common.errors import CbfsError, DecodeError, in_words
@@ -28,10 +31,20 @@ ASK_MAX: Final = 15.0
 """Seconds until what is asked has to be answered, or the next piece of it has to come."""
 
 PUT_MAX: Final = 60.0
-"""Seconds until a file has to be a draft at the hub when all of it was sent."""
+"""Seconds until the next part of a file has to be at the hub, and the file has to be a draft when
+all of it is."""
 
-GREET_MAX: Final = 60.0
-"""Seconds until the hub has to greet: an account may have to be opened there."""
+BUSY: Final = 64 * 1024
+"""Bytes of answers that have to come in ASK_MAX for a link to be busy: an answer may wait its turn
+then."""
+
+AHEAD_LEAST, AHEAD_FIRST, AHEAD_MOST = 32 * 1024, 64 * 1024, 1 << 20
+"""Bytes of a file on their way, of which the hub has not said that it has them: at least, at first,
+and at most."""
+
+SOON, LATE = 0.5, 1.5
+"""Seconds that a part may take more than the fastest one has, for more to be on their way, and from
+which on it is to be less."""
 
 PING: Final = 15.0
 """Seconds between two pings."""
@@ -55,7 +68,6 @@ PIECES_MAX: Final = 4_096
 WHOLE_MAX: Final = 300.0
 """Seconds until all of one answer has to be there."""
 
-_TOLD_MAX = 2_048
 _QUEUE = 16
 _log = logging.getLogger(__name__)
 
@@ -65,6 +77,24 @@ class AwayError(OSError):
 
     def __init__(self, number: int = errno.EHOSTUNREACH) -> None:
         super().__init__(number, os.strerror(number))
+
+
+class _Pace:
+    """How much of files may be on its way: it lies with ssh and the kernel, and whatever is asked
+    then comes behind it."""
+
+    def __init__(self) -> None:
+        self.most = AHEAD_FIRST
+        self.ahead = 0
+        self._fastest = WHOLE_MAX
+
+    def came(self, size: int, took: float) -> None:
+        """So many bytes are at the hub, so many seconds after they were sent."""
+        self._fastest = min(self._fastest, took)
+        if took < self._fastest + SOON:
+            self.most = min(AHEAD_MOST, self.most + size)
+        elif took > self._fastest + LATE:
+            self.most = max(AHEAD_LEAST, self.most - size)
 
 
 class _Link:
@@ -77,6 +107,11 @@ class _Link:
         self._unwanted = 0
         self._waiting: dict[int, trio.MemorySendChannel[Answer]] = {}
         self._out, self._queue = trio.open_memory_channel[bytes](_QUEUE)
+        self._parts_out, self._parts = trio.open_memory_channel[bytes](0)
+        self._more = trio.Event()
+        self.pace = _Pace()
+        self.heard = 0
+        """Bytes that have come."""
         self.ended = trio.Event()
 
     async def write(self) -> None:
@@ -86,9 +121,19 @@ class _Link:
         if stream is None:
             return
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in self._queue:
-                await stream.send_all(data)
+            while not self.ended.is_set():
+                await stream.send_all(await self._next())
         self.end()
+
+    async def _next(self) -> bytes:
+        """What is to go out next: a part of a file where there is nothing else. Raises
+        trio.ClosedResourceError when it has ended."""
+        while True:
+            for queue in (self._queue, self._parts):
+                with suppress(trio.WouldBlock):
+                    return queue.receive_nowait()
+            self._more = trio.Event()
+            await self._more.wait()
 
     async def read(self, frames: Frames) -> None:
         """Take what is answered, until it ends. Raises DecodeError."""
@@ -114,21 +159,25 @@ class _Link:
             data = await stream.receive_some()
             if not data:
                 return
+            self.heard += len(data)
 
     def end(self) -> None:
         """It is of no use any more: who waits is told."""
         self.ended.set()
-        for channel in self._waiting.values():
-            channel.close()
+        for waiting in self._waiting.values():
+            waiting.close()
         self._waiting.clear()
-        self._out.close()
+        for channel in (self._out, self._queue, self._parts_out, self._parts):
+            channel.close()
+        self._more.set()
         with suppress(OSError):
             self.process.kill()
 
-    async def send(self, *fields: object) -> None:
-        """Raises AwayError."""
+    async def send(self, *fields: object, later: bool = False) -> None:
+        """``later``: behind what is not. Raises AwayError."""
+        self._more.set()
         try:
-            await self._out.send(frame(*fields))
+            await (self._parts_out if later else self._out).send(frame(*fields))
         except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
             raise AwayError from error
 
@@ -166,24 +215,81 @@ class _Asked:
         self._link.forget(self._number)
         self._received.close()
 
-    async def ask(self, word: str, arguments: tuple[object, ...]) -> None:
+    async def ask(self, word: str, arguments: tuple[object, ...], *, later: bool = False) -> None:
         """Raises AwayError."""
         with trio.move_on_after(self._limit):
-            await self._link.send(self._number, word, list(arguments))
+            await self._link.send(self._number, word, list(arguments), later=later)
             return
         raise AwayError(errno.ETIMEDOUT)
 
     async def answer(self) -> Any:
         """The next one. Raises OSError."""
+        end = trio.current_time() + WHOLE_MAX
+        while True:
+            heard = self._link.heard
+            try:
+                with trio.move_on_after(self._limit):
+                    answer = await self._received.receive()
+                    if answer.errno:
+                        raise OSError(answer.errno, os.strerror(answer.errno))
+                    return answer.result
+            except trio.EndOfChannel as error:
+                raise AwayError from error
+            if self._link.heard - heard < BUSY or trio.current_time() >= end:
+                raise AwayError(errno.ETIMEDOUT)
+
+
+class _Parts:
+    """The parts of one file that is handed over. In a ``with`` block."""
+
+    def __init__(self, link: _Link, identity: bytes) -> None:
+        self._pace = link.pace
+        self._asked = link.asked(PUT_MAX)
+        self._identity = identity
+        self._ahead: deque[tuple[int, float]] = deque()
+
+    def __enter__(self) -> "_Parts":
+        self._asked.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pace.ahead -= sum(size for size, _ in self._ahead)
+        self._asked.__exit__(*error)
+
+    async def send(self, content: bytes, begin: int) -> OSError | None:
+        """Send what is behind ``begin``. Gives why a part is refused: then no more is sent. Raises
+        AwayError."""
+        view, at = memoryview(content), begin
+        while at < len(view):
+            size = min(PART, self._pace.most // 4)
+            while self._ahead and self._pace.ahead + size > self._pace.most:
+                if refused := await self._taken():
+                    return refused
+            data = bytes(view[at : at + size])
+            await self._asked.ask("part", (self._identity, at, data), later=True)
+            self._ahead.append((len(data), trio.current_time()))
+            self._pace.ahead += len(data)
+            at += len(data)
+        return None
+
+    async def rest(self) -> OSError | None:
+        """Wait until all of them are there. Gives why one is refused. Raises AwayError."""
+        while self._ahead:
+            if refused := await self._taken():
+                return refused
+        return None
+
+    async def _taken(self) -> OSError | None:
         try:
-            with trio.move_on_after(self._limit):
-                answer = await self._received.receive()
-                if answer.errno:
-                    raise OSError(answer.errno, os.strerror(answer.errno))
-                return answer.result
-        except trio.EndOfChannel as error:
-            raise AwayError from error
-        raise AwayError(errno.ETIMEDOUT)
+            await self._asked.answer()
+        except AwayError:
+            raise
+        except OSError as error:
+            return error
+        size, when = self._ahead.popleft()
+        self._pace.ahead -= size
+        self._pace.came(size, trio.current_time() - when)
+        return None
 
 
 class Pieces:
@@ -249,7 +355,7 @@ class HubLink:
     @property
     def is_up(self) -> bool:
         """Whether the hub can be asked."""
-        return self._link is not None
+        return self._link is not None and not self._link.ended.is_set()
 
     async def run(
         self,
@@ -306,14 +412,14 @@ class HubLink:
         told = bytearray()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_listen, process, told)
+                nursery.start_soon(listen, process, told)
                 try:
                     await self._live(process, back, made)
-                except _Silent as error:
+                except Silent as error:
                     with trio.move_on_after(1.0):  # what ssh has to say of it
                         await process.wait()
                     await trio.lowlevel.checkpoint()
-                    raise CbfsError(_last_line(told) or str(error), error.hint) from error
+                    raise CbfsError(last_line(told) or str(error), error.hint) from error
                 finally:
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
@@ -336,7 +442,7 @@ class HubLink:
         made: Callable[[], None],
     ) -> None:
         frames = Frames(PIECE_MAX)
-        hub_time, account = await _greeted(process, frames)
+        hub_time, account = await greeted(process, frames)
         self.account = self.account or account
         if account != self.account:
             raise CbfsError(
@@ -370,16 +476,19 @@ class HubLink:
             await back()
 
     async def _ping(self, link: _Link) -> None:
+        """End a link of which nothing is heard; one that is slow lives."""
         while True:
             await trio.sleep(PING)
+            heard = link.heard
             try:
                 with link.asked(ASK_MAX) as asked:
                     await asked.ask("ping", ())
                     told = await asked.answer()
                     self._hub_time = told if type(told) is int else self._hub_time
             except OSError:
-                link.end()
-                return
+                if link.heard == heard:
+                    link.end()
+                    return
 
     # what handlers ask
 
@@ -400,14 +509,33 @@ class HubLink:
             return
         raise AwayError(errno.ETIMEDOUT)
 
-    async def hand_over(self, item: WaitingFile, content: bytes) -> Any:
-        """Give the hub a file as a whole. Raises as ``ask``."""
-        view = memoryview(content)
-        for at in range(0, len(content), PART):
-            await self.tell("part", item.identity, at, bytes(view[at : at + PART]))
+    async def hand_over(self, item: WaitingFile, content: bytes, *, again: bool = False) -> Any:
+        """Give the hub a file as a whole; ``again``: it may have some of it already, or all. Raises
+        as ``ask``."""
+        link = self._up()
+        begin = await self._begun(item.identity, len(content)) if again else 0
+        if begin is None:
+            return []
         words = item.identity, item.path, item.mode, item.modified, len(content)
         more = item.conversation, item.replaces, item.before
-        return await self.ask("put", *words, *more, limit=PUT_MAX)
+        with link.asked(PUT_MAX) as put, _Parts(link, item.identity) as parts:
+            refused = await parts.send(content, begin)
+            # also then: it may be there by an earlier try
+            await put.ask("put", (*words, *more), later=True)
+            refused = refused or await parts.rest()
+            try:
+                return await put.answer()
+            except AwayError:
+                raise
+            except OSError as error:
+                raise refused or error from error
+
+    async def _begun(self, identity: bytes, size: int) -> int | None:
+        """How many bytes of a file are at the hub; None where all of it was made a draft."""
+        begin = await self.ask("upload", identity)
+        if begin is None or (type(begin) is int and 0 <= begin <= size):
+            return begin
+        return 0
 
     def _up(self) -> _Link:
         if self._link is None:
@@ -427,70 +555,3 @@ def _first(group: BaseException) -> BaseException:
 
 
 _EXPECTED = (CbfsError, OSError, BaseExceptionGroup)
-
-
-class _Silent(CbfsError):
-    """ssh has ended without a greeting: it may have said why."""
-
-
-async def _greeted(process: trio.Process, frames: Frames) -> tuple[int, bytes]:
-    """Let both sides say what they are. Gives the hub's time, and what it calls the account. Raises
-    CbfsError."""
-    answers: list[Answer] = []
-    if process.stdin is None or process.stdout is None:
-        raise _Silent("there is no ssh")
-    with trio.move_on_after(GREET_MAX):
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await process.stdin.send_all(frame(2, "hello", [VERSION]))
-        try:  # what has ended may have said why
-            while len(answers) < 2:
-                data = await process.stdout.receive_some()
-                if not data:
-                    break
-                for each in frames.add(data):
-                    answers.append(read_hub_answer(each))
-                    if len(answers) == 2 or answers[-1].errno:
-                        break
-                if answers and answers[-1].errno:
-                    break
-        except DecodeError as error:
-            raise CbfsError(
-                "what answers there is not cbfs serve",
-                "does a start-up file of the shell print something there? see: ssh -T HOST cbfs"
-                " --version",
-            ) from error
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-    return _read_greeting(answers)
-
-
-def _read_greeting(answers: list[Answer]) -> tuple[int, bytes]:
-    match answers:
-        case [Answer(errno=number, result=[str(text), str(hint)]), *_] if number:
-            raise CbfsError(f"the hub says: {_plain(text)}", _plain(hint))
-        case [Answer(errno=0), Answer(errno=0, result=[int(version), *rest])]:
-            match rest:
-                case [int(when), bytes(account)] if version == VERSION and len(account) == ID_SIZE:
-                    return when, account
-            raise CbfsError(
-                "the hub has another version of cbfs", "install the same one on both machines"
-            )
-        case _:
-            raise _Silent("the hub does not answer", "try: ssh HOST cbfs --version")
-
-
-async def _listen(process: trio.Process, told: bytearray) -> None:
-    if process.stderr is not None:
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            async for data in process.stderr:
-                told += data
-                del told[:-_TOLD_MAX]
-
-
-def _last_line(told: bytearray) -> str:
-    lines = [line for line in told.decode(errors="replace").splitlines() if line.strip()]
-    return _plain(lines[-1]) if lines else ""
-
-
-def _plain(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]

@@ -95,8 +95,9 @@ class RemoteMoves:
             if not node.local:  # it has been handed over meanwhile
                 await self._there(node, there, target, name, replace=True)
                 return
-            async with self._handing.replaced(there) as has:
-                node.local = not has  # what is stored is to be in the place of that
+            async with self._handing.replaced(there) as (has, before):
+                # what is stored is to be in the place of that
+                node.local, node.before = not has, before
             self._tree.move(node, target, name)
         if there is not None:
             there.unlinked = True

@@ -19,6 +19,9 @@ ROOT_NUMBER = 1
 NODES_MAX = 2_000_000
 """Files and folders that are known at a time, whatever a hub tells."""
 
+NAMES_BYTES_MAX = 128 << 20
+"""Bytes of their names, and of the names that one listing has."""
+
 FRESH = 1.0
 """Seconds for which that counts which the hub does not tell the end of."""
 
@@ -64,6 +67,9 @@ class RemoteNode:
     attributes_at: float = 0.0
     target: bytes | None = None
     outgoing: WaitingFile | None = None
+    before: bytes = b""
+    """The ids of what the hub may have of it, where nobody knows under which name: what is saved is
+    to be in the place of that."""
     local: bool = False
     trouble: str = ""
     """Why it was not taken."""
@@ -89,6 +95,12 @@ class RemoteNode:
         return stat.S_ISDIR(self.stat.mode)
 
     @property
+    def ids(self) -> bytes:
+        """Those of what the hub has of a draft, in a row: what is saved in its place says so, and
+        takes the place of nothing else."""
+        return self.before or (b"" if self.is_folder else self.stat.conversation)
+
+    @property
     def lock(self) -> trio.Lock:
         """Held by who stores, renames, removes or describes it: one after the other."""
         if self.changing is None:
@@ -111,6 +123,7 @@ class RemoteTree:
 
     def __init__(self, root: Stat) -> None:
         self._last = ROOT_NUMBER
+        self._names = 0
         self.root = RemoteNode(ROOT_NUMBER, None, b"", root)
         self.numbers: dict[int, RemoteNode] = {ROOT_NUMBER: self.root}
         self.inodes: dict[int, RemoteNode] = {}
@@ -153,6 +166,8 @@ class RemoteTree:
         kind = stat.S_IFMT(node.stat.mode)
         if kind != stat.S_IFMT(told.mode):
             told = told._replace(mode=kind | stat.S_IMODE(told.mode))
+        if node.is_folder and node.stat.conversation not in {b"", told.conversation}:
+            told = told._replace(conversation=node.stat.conversation)  # another one is another node
         if node.stat.version != told.version:
             node.attributes = node.target = None
         if self.inodes.get(node.stat.inode) is node:
@@ -186,9 +201,10 @@ class RemoteTree:
         return node
 
     def _made(self, name: bytes, told: Stat) -> RemoteNode:
-        if len(self.numbers) >= NODES_MAX:
+        if len(self.numbers) >= NODES_MAX or self._names + len(name) > NAMES_BYTES_MAX:
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
         self._last += 1
+        self._names += len(name)
         node = RemoteNode(self._last, None, name, told)
         self.numbers[node.number] = node
         return node
@@ -205,7 +221,7 @@ class RemoteTree:
             if self.inodes.get(each.stat.inode) is each:
                 del self.inodes[each.stat.inode]
             if not each.lookups and not each.opened:
-                self.numbers.pop(each.number, None)
+                self.ended(each)
 
     def move(self, node: RemoteNode, above: RemoteNode, name: bytes) -> None:
         """It is somewhere else now, in the place of what was there."""
@@ -217,6 +233,7 @@ class RemoteTree:
             del before.entries[node.name]
             if before.during is not None:
                 before.during[node.name] = False
+        self._names += len(name) - len(node.name)
         node.above, node.name = above, name
         above.entries[name] = node
         if above.during is not None:
@@ -229,7 +246,12 @@ class RemoteTree:
             return
         node.lookups = max(0, node.lookups - count)
         if not node.lookups and node.gone and not node.opened:
-            del self.numbers[number]
+            self.ended(node)
+
+    def ended(self, node: RemoteNode) -> None:
+        """Nobody can ask for it any more."""
+        if self.numbers.pop(node.number, None) is not None:
+            self._names -= len(node.name)
 
     def told(self, node: RemoteNode) -> bool:
         """Whether the hub tells what comes and goes in a folder: conversations/, and those in it,
@@ -252,6 +274,8 @@ class RemoteTree:
 def _is_same(known: Stat, told: Stat) -> bool:
     """Whether the one is the other, as it is now. A hub that has begun anew has other inodes."""
     if stat.S_IFMT(known.mode) != stat.S_IFMT(told.mode) or known.fixed != told.fixed:
+        return False
+    if known.conversation not in {b"", told.conversation}:  # a new one may begin in a folder
         return False
     return not told.fixed or (known.size, known.modified) == (told.size, told.modified)
 
@@ -279,3 +303,19 @@ def local_stat(mode: int, size: int = 0) -> Stat:
     """Of what is made here."""
     now = time.time_ns()
     return Stat(0, mode, 2 if stat.S_ISDIR(mode) else 1, size, now, now, now, False, b"")
+
+
+class Claim:
+    """While a node is somebody's."""
+
+    def __init__(self, claims: dict[RemoteNode, trio.Event], node: RemoteNode, over: Any) -> None:
+        self._claims = claims
+        self._node = node
+        self._over = over
+
+    def __enter__(self) -> None:
+        self._claims[self._node] = trio.Event()
+
+    def __exit__(self, *_error: object) -> None:
+        self._claims.pop(self._node).set()
+        self._over()

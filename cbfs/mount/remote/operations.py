@@ -40,10 +40,10 @@ from cbfs.mount.remote.nodes import (
     local_stat,
     path_of,
 )
-from cbfs.mount.remote.wire import is_name
 from cbfs.mount.remote.writing import RemoteWriting
 from cbfs.storage.faults import harmless, log_fault
 from cbfs.tree.processes import Process, ProcFS, counts_as_reading
+from cbfs.tree.rules import name_fault
 from cbfs_common.limits import FILE_NAME_MAX
 
 TOLD_SECONDS = 300.0
@@ -450,7 +450,7 @@ class RemoteOperations(pyfuse3.Operations):
         if opened.writes:
             self._writing.wrote(node)
         if node.gone and not node.opened and not node.lookups:
-            self._tree.numbers.pop(node.number, None)
+            self._tree.ended(node)
 
     # the rest
 
@@ -489,11 +489,6 @@ class RemoteOperations(pyfuse3.Operations):
 
 
 def _check_name(name: bytes) -> None:
-    if len(name) > FILE_NAME_MAX:
-        raise FUSEError(errno.ENAMETOOLONG)
-    if not is_name(name):
-        raise FUSEError(errno.EINVAL)
-    try:
-        name.decode()
-    except UnicodeDecodeError as error:
-        raise FUSEError(errno.EILSEQ) from error
+    number = name_fault(name)
+    if number:
+        raise FUSEError(number)

@@ -14,7 +14,6 @@ from pyfuse3 import FileNameT, InodeT
 
 from cbfs.mount.mount_table import device_of, fuse_source
 from cbfs.mount.mounting import KernelLoop, MountPlace, begin, unmount_at
-from cbfs.mount.remote.address import HubAddress
 from cbfs.mount.remote.cache import SealedCache
 from cbfs.mount.remote.handing import Handing
 from cbfs.mount.remote.hub_view import HubView
@@ -22,6 +21,7 @@ from cbfs.mount.remote.link import AwayError, HubLink
 from cbfs.mount.remote.nodes import RemoteTree, local_stat
 from cbfs.mount.remote.operations import RemoteOperations
 from cbfs.mount.remote.spool import OutgoingSpool
+from cbfs.mount.remote.ssh.address import HubAddress
 from cbfs.storage.faults import Tasks, harmless
 from cbfs_common.primitives import Random
 
@@ -113,6 +113,12 @@ class _HubMount:
             )
         for path, why in self._handing.troubles():
             lines.append(f"{path}: {why}")
+        if lost := self._spool.unreadable():
+            waits = "file that waited" if lost == 1 else "files that waited"
+            lines.append(
+                f"{lost} {waits} cannot be opened any more, since the key or a part was lost: kept"
+                f" as *.unreadable in {self._spool.path}"
+            )
         for folder, number in self._others:
             waits = "file waits" if number == 1 else "files wait"
             lines.append(f"{number} {waits} for another account that was here, in {folder}")
@@ -143,7 +149,7 @@ class _HubMount:
         try:
             self._nursery.start_soon(unmount_at, stop, device, ended)
             self._nursery.start_soon(loop.run)
-            await self._nursery.start(self._view.notifier.run, place.mountpoint)
+            await self._nursery.start(self._view.notifier.run, place.mountpoint, device)
             self._nursery.start_soon(self._forget)
             self._nursery.start_soon(self._handing.run)
             self._handing.wake()

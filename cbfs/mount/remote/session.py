@@ -5,13 +5,14 @@ import errno
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from cbfs.mount.remote.files import HubFiles, errors
+from cbfs.mount.remote.files import HandedParts, HubFiles, errors
 from cbfs.mount.remote.wire import (
     APPEARS,
     GOES,
@@ -49,8 +50,7 @@ _KEY_SIZE = 32
 
 
 class HubSession:
-    """Answers on ``wire``, for the account that ``view`` shows. ``handing`` is shared by all links
-    (see ``HubFiles``)."""
+    """Answers on ``wire``, for the account that ``view`` shows. ``uploads``: of all links."""
 
     def __init__(
         self,
@@ -58,13 +58,14 @@ class HubSession:
         view: MountView,
         account: Path,
         random: Random,
-        handing: trio.Lock,
+        uploads: HandedParts,
     ) -> None:
         self._wire = wire
         self._view = view
         self._account = account
         self._random = random
-        self._handing = handing
+        self._uploads = uploads
+        self._sending: set[trio.CancelScope] = set()
         self._slots = trio.Semaphore(ASKED_MAX)
 
     async def run(
@@ -85,7 +86,7 @@ class HubSession:
         account = await self._account_id(single)
         await self._send(first.number, 0, None)
         news = News(self._view, single, self._random.token(_KEY_SIZE))
-        files = HubFiles(self._view, self._account, self._handing, single, news.inode_of)
+        files = HubFiles(self._view, self._account, self._uploads, single, news.inode_of)
         news.stat = files.stat
         self._view.watchers.observers.append(news)
         try:
@@ -150,7 +151,11 @@ class HubSession:
                         await words.tell(request, self._view.failed)
                 else:
                     await self._slots.acquire()
-                    nursery.start_soon(self._answer, request, words)
+                    if request.word == "part":  # in their order as well
+                        told = await words.part(request, self._view.failed)
+                        nursery.start_soon(self._tell_part, request.number, *told)
+                    else:
+                        nursery.start_soon(self._answer, request, words)
             data = b""
             with trio.move_on_after(SILENT_MAX):
                 data = await stream.receive_some()
@@ -168,9 +173,21 @@ class HubSession:
         finally:
             self._slots.release()
 
+    async def _tell_part(self, number: int, error: int, there: int) -> None:
+        try:
+            await self._send(number, error, there)
+        finally:
+            self._slots.release()
+
     async def _send(self, *fields: object) -> None:
-        with trio.move_on_after(SILENT_MAX):
-            await self._wire.send(frame(*fields))
+        with trio.move_on_after(SILENT_MAX) as scope:
+            self._sending.add(scope)
+            try:
+                await self._wire.send(frame(*fields))
+            finally:
+                self._sending.discard(scope)
+            for each in self._sending:  # it takes something: those behind have their time
+                each.deadline = trio.current_time() + SILENT_MAX
             return
         raise trio.BrokenResourceError("it takes nothing")
 
@@ -183,7 +200,6 @@ class _HubWords:
 
     def __init__(self, files: HubFiles) -> None:
         self._files = files
-        self._failed: dict[bytes, int] = {}  # why a part was not taken
         self._table: dict[str, Callable[..., Awaitable[Any]]] = {
             "ping": _now,
             "hello": _now,
@@ -192,22 +208,26 @@ class _HubWords:
             "rmdir": files.rmdir,
             "unlink": files.unlink,
             "rename": files.rename,
+            "upload": files.upload,
+            "put": files.put,
+            "withdraw": files.withdraw,
         }
 
     async def tell(self, request: SingleRequest, failed: Callable[[], None]) -> None:
-        """What is not answered. That a part was not taken is said to who asks for the whole."""
+        """What is not answered."""
+        with suppress(OSError, DecodeError), errors(failed):
+            if request.word == "seen":
+                await self._files.seen(*request.arguments)
+            else:
+                await self._files.taken(*request.arguments)
+
+    async def part(self, request: SingleRequest, failed: Callable[[], None]) -> tuple[int, int]:
+        """Take a part of a file. Gives why not, else 0, and how many bytes are there."""
         try:
             with errors(failed):
-                if request.word == "seen":
-                    await self._files.seen(*request.arguments)
-                elif request.word == "taken":
-                    await self._files.taken(*request.arguments)
-                elif request.arguments[0] not in self._failed:
-                    await self._files.part(*request.arguments)
-        except (OSError, DecodeError) as error:
-            if request.word == "part" and len(self._failed) < ASKED_MAX:
-                number = error.errno if isinstance(error, OSError) else errno.EINVAL
-                self._failed[request.arguments[0]] = number or errno.EIO
+                return 0, await self._files.part(*request.arguments)
+        except OSError as error:
+            return error.errno or errno.EIO, 0
 
     async def answer(self, request: SingleRequest, send: Send) -> None:
         """Do it, and send what it gives. Raises OSError, DecodeError, TreeError, StoreError."""
@@ -230,11 +250,6 @@ class _HubWords:
             result = await files.symlink(*arguments)
         elif word == "describe":
             result = await files.describe(arguments[0], *arguments[1])
-        elif word == "put":
-            why = self._failed.pop(arguments[0], 0)
-            if why:
-                raise OSError(why, "")
-            result = await files.put(*arguments)
         else:
             result = await self._table[word](*arguments)
         await send(number, 0, result)

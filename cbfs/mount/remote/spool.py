@@ -7,7 +7,8 @@
                                                     content
 
 HUB is a digest of the address, ACCOUNT is what the hub calls the account, in hex: what waits for
-one account is handed over to no other that is at the same address later. The key of a file is
+one account is handed over to no other that is at the same address later. What cannot be opened, as
+its key is lost, gets ".unreadable" behind its name, and is kept. The key of a file is
 KDF(key, "cbfs1 outgoing", ID | salt, 32), and the nonce is zero, as each salt seals once. The key
 lies beside what it seals, so that what waits is still there after a restart: who has the disk of
 this machine, unencrypted, reads what waits, and nothing else. A file is there whole, and on the
@@ -16,6 +17,7 @@ disk, or not at all.
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,6 +40,7 @@ WAITING_MAX: Final = 10_000
 WAITING_BYTES_MAX: Final = 1 << 30
 """Bytes that they may have in all."""
 
+_log = logging.getLogger(__name__)
 _SUFFIX = ".out"
 _UNREADABLE = ".unreadable"
 _LABEL = b"cbfs1 outgoing"
@@ -105,14 +108,20 @@ class OutgoingSpool:
             raise CbfsError(
                 "this machine has mounted it already", "unmount the other one first"
             ) from error
-        key = self.path / "key"
         with suppress(FileNotFoundError):
-            self._key = key.read_bytes()
-        found = list(self._waiting()) if len(self._key) == KEY_SIZE else []
-        if len(self._key) != KEY_SIZE:
+            self._key = self._key_file.read_bytes()
+        is_key = len(self._key) == KEY_SIZE
+        for path in () if is_key else self.path.glob(f"*{_SUFFIX}"):
+            _put_aside(path)  # before there is another key, under which it would be damaged
+        found = list(self._waiting())
+        if not is_key:
+            if self._key:
+                _put_aside(self._key_file)
             self._key = self._random.token(KEY_SIZE)
-            write_file(key, self._key)
+            write_file(self._key_file, self._key)
         self._bytes = sum(each.size for each in found)
+        if unreadable := self.unreadable():
+            _log.error("%d files that wait for the hub cannot be opened any more", unreadable)
         return found
 
     def close(self) -> None:
@@ -120,6 +129,11 @@ class OutgoingSpool:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def unreadable(self) -> int:
+        """How many files have waited that cannot be opened any more, since the key or a part of
+        them was lost. They are kept until somebody removes them."""
+        return sum(1 for _ in self.path.glob(f"*{_SUFFIX}{_UNREADABLE}"))
 
     def others(self) -> list[tuple[Path, int]]:
         """Where files wait for other accounts that were at this address, and how many."""
@@ -136,6 +150,8 @@ class OutgoingSpool:
         more = len(content) - before
         if self._bytes + more > WAITING_BYTES_MAX or _count(self.path) >= WAITING_MAX:
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        if not self._key_file.exists():  # else nobody could open this after a restart
+            write_file(self._key_file, self._key)
         told = [item.path, item.mode, item.modified, item.conversation, item.replaces]
         plain: bytes = msgpack.packb([*told, item.before, item.whole, content])
         salt = self._random.token(KEY_SIZE)
@@ -168,10 +184,24 @@ class OutgoingSpool:
                 if len(identity) == ID_SIZE:
                     yield self.read(identity)[0]
             except (ValueError, CryptoError, DecodeError):
-                path.rename(path.with_suffix(_UNREADABLE))
+                _put_aside(path)
+
+    @property
+    def _key_file(self) -> Path:
+        return self.path / "key"
 
     def _file(self, identity: bytes) -> Path:
         return self.path / f"{identity.hex()}{_SUFFIX}"
+
+
+def _put_aside(path: Path) -> None:
+    """It is no key, or no file that waits, and is kept for who knows more. Nothing else is lost by
+    that: one of its name from before has another one."""
+    number, aside = 0, path.with_name(path.name + _UNREADABLE)
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.stem}-{number}{path.suffix}{_UNREADABLE}")
+    path.rename(aside)
 
 
 def _count(place: Path) -> int:

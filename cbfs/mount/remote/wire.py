@@ -8,6 +8,7 @@ Some answers come in several frames, each [more, ...]: the last has ``more`` Fal
 A stat is an array of the fields of ``Stat``, in their order.
 """
 
+from errno import EILSEQ, ENAMETOOLONG
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISUID, S_ISVTX
 from stat import S_IFMT as _S_IFMT
 from typing import Any, Final, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from cbfs.mount.single.wire import Answer, SingleRequest
+from cbfs.tree.rules import name_fault
 from cbfs_common.errors import DecodeError
 
 VERSION: Final = 1
@@ -33,8 +35,12 @@ PATH_NAMES_MAX: Final = 64
 TAKEN_MAX: Final = 1_024
 """Ids in one ``taken``."""
 
-BEFORE_MAX: Final = 8
+BEFORE_MAX: Final = 64
 """Ids of what one file is in the place of."""
+
+REQUEST_PART_MAX: Final = 16_384
+"""Bytes of a path, or of any other argument but the content of a file: as long as paths are that a
+kernel can ask for."""
 
 PIECE_MAX: Final = 512 * 1024
 """Bytes of a frame from the hub: a part of a file, or LISTED_AT_ONCE entries."""
@@ -56,15 +62,19 @@ ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
     "rename": (bytes, bytes, bool),  # whether it may replace
     "symlink": (bytes, bytes),  # path, target
     "describe": (bytes, list),  # path, [mode, mtime], nil for what stays
-    "part": (bytes, int, bytes),  # id, offset, content; not answered
+    "part": (bytes, int, bytes),  # id, offset, content; gives how many bytes are there, in order
+    "upload": (bytes,),  # id; gives how many bytes are there, nil where that id is known
     # id, path, mode, mtime or 0, size, conversation or empty, whether it may replace, the ids of
     # what it is in the place of; gives [name, stat], or nothing where that id is known
     "put": (bytes, bytes, int, int, int, bytes, bool, bytes),
     "taken": (list,),  # ids that need not be remembered any more; not answered
+    # ids in a row: what they have become is to be a draft no more, and what comes under them is
+    # ECANCELED; gives the ids, in a row, of what was sent, or removed, before
+    "withdraw": (bytes,),
 }
 """The words, with the types of their arguments."""
 
-UNANSWERED: Final = frozenset(("seen", "part", "taken"))
+UNANSWERED: Final = frozenset(("seen", "taken"))
 
 APPEARS, GOES, MOVES, STALE, OUTDATED = "appears", "goes", "moves", "stale", "outdated"
 NEWS: Final[dict[str, tuple[type, ...]]] = {
@@ -79,7 +89,8 @@ NEWS: Final[dict[str, tuple[type, ...]]] = {
 
 class Stat(NamedTuple):
     """What is told of a file. ``inode`` is the hub's number; times are nanoseconds. ``fixed``: its
-    content is the same for ever. ``conversation``: of a folder whose files go to one, its id."""
+    content is the same for ever. ``conversation``: of a folder whose files go to one, its id; of a
+    draft, what tells it from all others, for ever."""
 
     inode: int
     mode: int
@@ -146,8 +157,12 @@ def _check_news(news: Any) -> None:
     types = NEWS.get(word)
     if types is None or [type(each) for each in rest] != list(types):
         raise DecodeError("wrong news")
-    if word in {APPEARS, GOES, MOVES} and not parts_of(rest[0]):
-        raise DecodeError("news of the root, which stays")
+    if word in {APPEARS, GOES, MOVES}:
+        parts = parts_of(rest[0])
+        if not parts:
+            raise DecodeError("news of the root, which stays")
+        if not all(map(is_name, parts)):
+            raise DecodeError("wrong news")
     if word in {MOVES, OUTDATED} and not is_name(rest[1]):
         raise DecodeError("wrong news")
     if word == APPEARS:
@@ -158,10 +173,15 @@ def _fit(word: str, arguments: list[Any]) -> bool:
     types = ARGUMENTS.get(word)
     if types is None or [type(argument) for argument in arguments] != list(types):
         return False
+    most = PART if word == "part" else REQUEST_PART_MAX
+    if any(type(each) is bytes and len(each) > most for each in arguments):
+        return False
     if word == "taken":
         ids = arguments[0]
         return len(ids) <= TAKEN_MAX and all(type(i) is bytes and len(i) == ID_SIZE for i in ids)
-    if word in {"part", "put"} and len(arguments[0]) != ID_SIZE:
+    if word in {"part", "put", "upload"} and len(arguments[0]) != ID_SIZE:
+        return False
+    if word == "withdraw" and not is_ids(arguments[0]):
         return False
     if word == "put" and not is_ids(arguments[7]):
         return False
@@ -171,13 +191,14 @@ def _fit(word: str, arguments: list[Any]) -> bool:
 
 
 def parts_of(path: bytes) -> tuple[bytes, ...]:
-    """The names in a path; none for the root. Raises DecodeError for what is no path of ours."""
+    """The names in a path; none for the root. Raises DecodeError for what is no path of ours.
+    Whether a name is too long, or no text, is for who looks at each: there is an errno for that."""
     if not path:
         return ()
     parts = tuple(path.split(b"/"))
     if len(path) > PATH_MAX or len(parts) > PATH_NAMES_MAX:
         raise DecodeError("a path that is too long")
-    if any(part in {b"", b".", b".."} or b"\0" in part for part in parts):
+    if any(name_fault(part) not in {0, ENAMETOOLONG, EILSEQ} for part in parts):
         raise DecodeError("a wrong path")
     return parts
 
@@ -198,10 +219,14 @@ def is_ids(value: bytes) -> bool:
     return len(value) % ID_SIZE == 0 and len(value) <= BEFORE_MAX * ID_SIZE
 
 
+def ids_in(value: bytes) -> list[bytes]:
+    """The ids in a row."""
+    return [value[at : at + ID_SIZE] for at in range(0, len(value), ID_SIZE)]
+
+
 def is_name(name: bytes) -> bool:
     """Whether something may be called so."""
-    wrong = name in {b"", b".", b".."} or b"/" in name or b"\0" in name
-    return not wrong and len(name) <= PATH_MAX
+    return not name_fault(name)
 
 
 def _unpacked(data: bytes) -> Any:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyfuse3
 import trio
@@ -41,6 +41,9 @@ from cbfs.storage.faults import harmless, log_fault
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import Random
 
+if TYPE_CHECKING:
+    from cbfs.mount.remote.files import HandedParts
+
 _log = logging.getLogger(__name__)
 
 SINGLE_MOUNTS_MAX = 64
@@ -66,8 +69,8 @@ class SingleServer:
         self.view = view
         self.account = account
         self.random = random
-        self.handing = trio.Lock()
-        """Held while a file that another machine hands over becomes a draft."""
+        self.uploads: HandedParts | None = None
+        """What other machines hand over, since the first has come."""
         self.machines = Counter[str]()
         """Links of other machines, by the conversation that they are about."""
         self._count = 0
@@ -143,10 +146,10 @@ class _Session:
 
     def __init__(self, stream: trio.SocketStream, server: SingleServer) -> None:
         self._stream = stream
+        self._server = server
         self._view = server.view
         self._account = server.account
         self._random = server.random
-        self._handing = server.handing
         self._machines = server.machines
         self._wire = FrameSender(stream)
 
@@ -194,6 +197,7 @@ class _Session:
     async def _serve_machine(self, first: SingleRequest, frames: Frames) -> None:
         """It is a mount on another machine."""
         # nobody whose account is mounted on one machine only waits for it at the start
+        from cbfs.mount.remote.files import HandedParts  # noqa: PLC0415
         from cbfs.mount.remote.session import HubSession  # noqa: PLC0415
 
         only, served = first.arguments[0], self._machines
@@ -203,7 +207,8 @@ class _Session:
             return
         served[only] += 1
         try:
-            hub = HubSession(self._wire, self._view, self._account, self._random, self._handing)
+            uploads = self._server.uploads = self._server.uploads or HandedParts()
+            hub = HubSession(self._wire, self._view, self._account, self._random, uploads)
             await hub.run(first, self._stream, frames)
         finally:
             served[only] -= 1
