@@ -293,7 +293,7 @@ class _Bringing:
         for key, value in self._meta.items():
             kind, _space, rest = key.partition(b" ")
             match kind + _space:
-                case b"gone ":
+                case b"gone " if rest[:16] in self._conversations:
                     writer.put(Table.GONE, rest, b"")
                 case b"lifetime ":
                     found = read_lifetime(value)

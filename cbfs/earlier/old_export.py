@@ -4,16 +4,13 @@ under a passphrase."""
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
 import msgpack
 
 from cbfs.earlier.old_store import TABLES
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError
 from cbfs_common.primitives import KEY_SIZE, TAG_SIZE, kdf, open_sealed
-
-FORMAT: Final = 2
-"""Of an export, and of the store whose records it has."""
 
 _CHUNK = 65_536
 _RECORD_MAX = 1 << 24

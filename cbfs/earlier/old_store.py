@@ -215,9 +215,3 @@ def _read_slot(data: bytes) -> tuple[int, Protection, bytes, bytes] | None:
         return None
     protection = Protection(ProtectionKind(kind), id_, salt, passes, memory)
     return generation, protection, key_salt, sealed
-
-
-def old_protections(data: bytes) -> list[Protection]:
-    """How a root file of format 2 is protected, from its bytes: as ``root_key.protections``."""
-    slots = (_read_slot(data[start : start + _SLOT.size]) for start in (0, BLOCK))
-    return [slot[1] for slot in slots if slot is not None]

@@ -279,6 +279,7 @@ def test_an_account_that_was_not_finished_is_refused(store: Store) -> None:
     assert load_account(store) is None
 
 
+@pytest.mark.slow
 def test_what_is_made_of_messages_is_whole_wherever_that_was_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
