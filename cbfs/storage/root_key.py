@@ -26,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
+from time import sleep
 
 from cbfs_common.errors import CbfsError, CryptoError
 from cbfs_common.primitives import KEY_SIZE, NONCE_SIZE, equal, kdf, open_sealed, seal
@@ -55,6 +56,9 @@ CHECK_SIZE = 16
 ID_SIZE = 16
 FIRST_FORMAT_SIZE = 32
 """Of the root file before there was a tree of keys: the key and nothing else."""
+
+_LOOKS, _LOOK_AGAIN = 100, 0.001
+"""How often, and after how many seconds, a file is read again in which no slot is whole."""
 
 _MAGIC = re.compile(rb"cbfs root file([ 1-9]\d)")
 _SLOT = struct.Struct(">16sQB16s16sII24s80s16s")
@@ -220,18 +224,19 @@ class RootFile:
         os.fdatasync(self._descriptor)
 
     def _slots(self) -> list[_Slot]:
-        try:
-            data = os.pread(self._descriptor, 2 * BLOCK, 0)
-        except OSError as error:
-            raise RootError(f"cannot read {self._path}: {error.strerror}") from error
-        self._check_format(data)
-        slots = [_decode(data[start : start + _SLOT.size]) for start in (0, BLOCK)]
-        found = [slot for slot in slots if slot is not None]
-        if not found:
-            raise RootError(
-                f"{self._path} is damaged", "restore an export: cbfs init --restore FILE"
-            )
-        return found
+        for _ in range(_LOOKS):
+            try:
+                data = os.pread(self._descriptor, 2 * BLOCK, 0)
+            except OSError as error:
+                raise RootError(f"cannot read {self._path}: {error.strerror}") from error
+            self._check_format(data)
+            slots = [_decode(data[start : start + _SLOT.size]) for start in (0, BLOCK)]
+            if found := [slot for slot in slots if slot is not None]:
+                return found
+            # The kernel copies one page after the other: a program that writes meanwhile may have
+            # filled the first one, and then emptied the second, between the two.
+            sleep(_LOOK_AGAIN)
+        raise RootError(f"{self._path} is damaged", "restore an export: cbfs init --restore FILE")
 
     def _check_format(self, data: bytes) -> None:
         """Raises RootError when a slot is of a format that is not opened here."""

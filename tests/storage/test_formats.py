@@ -310,3 +310,21 @@ def test_a_later_export_is_refused_in_words_and_nothing_is_restored(tmp_path: Pa
         assert f"format {NEXT}" in str(caught.value)
         assert "newer" in caught.value.hint
         assert peers(store) == {}
+
+
+def test_a_root_file_that_is_read_while_it_is_written_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel copies one page after the other, and the slot that counts goes from one to the
+    other meanwhile."""
+    path = tmp_path / "root.key"
+    root_key.make_root_file(path, root_key.Protection(), root_key.NO_LOCK, SYSTEM_RANDOM.token)
+    file = RootFile(path, lambda _protection: root_key.NO_LOCK, SYSTEM_RANDOM.token, read_only=True)
+    whole, looks = path.read_bytes(), iter([bytes(2 * root_key.BLOCK)] * 3)
+    monkeypatch.setattr(os, "pread", lambda *_where: next(looks, whole))
+    assert file.holds(0)
+    monkeypatch.setattr(os, "pread", lambda *_where: bytes(2 * root_key.BLOCK))
+    with pytest.raises(RootError, match="is damaged"):
+        file.holds(0)
+    monkeypatch.undo()
+    file.close()
