@@ -27,6 +27,10 @@ BEFORE: Final = "before"
 BEFORE_NEW: Final = f"{BEFORE}.new"
 """The copy of an account that is upgraded (``cbfs.account.formats``); one that is being made."""
 
+ARRIVING: Final = "arriving"
+"""What has come of an account from another computer, until it lives here. No account is made
+beside it."""
+
 FILES: Final = (
     *("root.key", "root.key.new", "lock", "log", "store/data.mdb", "store/lock.mdb"),
     *("server/log", "server/clients", "spool/key", "spool/lock"),
@@ -36,15 +40,13 @@ FILES: Final = (
 FOLDERS: Final = (
     *(BEFORE, f"{BEFORE}/store", BEFORE_NEW, f"{BEFORE_NEW}/store"),
     *("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool", "lines"),
+    ARRIVING,
 )
 SOCKETS: Final = ("windows",)
 
-OWN_NAMES: Final = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))
+_NAMES = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))
+OWN_NAMES: Final = _NAMES - {ARRIVING}
 """What may be in an account directory; some of it before there is an account."""
-
-ARRIVING: Final = "arriving"
-"""What has come of an account from another computer, until it lives here. No account is made
-beside it."""
 
 SPOOL: Final = "spool"
 LINES: Final = "lines"
