@@ -31,6 +31,10 @@ AFTER_NEW: Final = f"{AFTER}.new"
 """What an account becomes that is brought over (``cbfs.account.brought``); one that is being
 made."""
 
+ARRIVING: Final = "arriving"
+"""What has come of an account from another computer, until it lives here. No account is made
+beside it."""
+
 FILES: Final = (
     *("root.key", "root.key.new", "lock", "log", "store/data.mdb", "store/lock.mdb"),
     *("server/log", "server/clients", "spool/key", "spool/lock"),
@@ -43,15 +47,13 @@ FOLDERS: Final = (
     *(BEFORE, f"{BEFORE}/store", BEFORE_NEW, f"{BEFORE_NEW}/store"),
     *(AFTER, f"{AFTER}/store", AFTER_NEW, f"{AFTER_NEW}/store"),
     *("store", "store.new", "tor", "tor/data", "tor/onion_auth", "server", "spool", "lines"),
+    ARRIVING,
 )
 SOCKETS: Final = ("windows",)
 
-OWN_NAMES: Final = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))
+_NAMES = frozenset(name.partition("/")[0] for name in (*FILES, *FOLDERS, *SOCKETS))
+OWN_NAMES: Final = _NAMES - {ARRIVING}
 """What may be in an account directory; some of it before there is an account."""
-
-ARRIVING: Final = "arriving"
-"""What has come of an account from another computer, until it lives here. No account is made
-beside it."""
 
 SPOOL: Final = "spool"
 LINES: Final = "lines"

@@ -15,9 +15,10 @@ from cbfs.account.claim import CopyState, Marker, read_standing, write_standing
 from cbfs.account.leaving import COPY_SIZE, Leaving, LeavingStage, read_leaving, write_leaving
 from cbfs.account.passphrase import Guard, by_passphrase
 from cbfs.account.spool import Spool
-from cbfs.commands.home.moving import meeting
+from cbfs.commands.home.moving import meeting, program
 from cbfs.commands.home.moving.cargo import AccountDeparture
 from cbfs.commands.home.moving.held import IncomingCopy
+from cbfs.commands.main import command_line
 from cbfs.receiving.copies import notice_copy
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError
@@ -408,6 +409,29 @@ def test_people_are_asked_for_the_line_and_the_passphrase(tmp_path: Path) -> Non
     assert old.end() == 0
     with opened_store(there, SYSTEM_RANDOM, lambda _protection: guard.lock):
         pass
+
+
+def test_an_account_that_lives_is_put_in_its_place_though_the_connection_is_cut(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened_store(pair.old, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: write_leaving(writer, LEAVING))
+        departure = AccountDeparture(pair.old, store, LEAVING)
+
+        def cut(_place: Path, _line: MoveLine, held: IncomingCopy, *_more: object) -> None:
+            through = Meeting(departure, held)
+            while not held.lives:
+                assert through.step_old() or through.step_new()
+            raise meeting.MoveCut("broke")
+
+        monkeypatch.setattr(program, "_fetch", cut)
+        words = ["move", MoveLine(LEAVING.secret, "127.0.0.1", 9).text(), "--no-tor"]
+        words += ["--account", str(pair.new)]
+        options = command_line(words).parse_args(words)
+        assert options.run(options) == 0
+    assert "may not have heard" in capsys.readouterr().err
+    assert lives_here(pair.new)
+    assert not lives_here(pair.old)
 
 
 def test_a_line_for_tor_is_not_offered_without_it(pair: Pair) -> None:

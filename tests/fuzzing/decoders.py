@@ -150,6 +150,7 @@ DECODERS: dict[str, Decoder] = {
     "metadata.toml, changed": lambda data: metadata_file.read_changed(data, _TALK, Setting()),
     "move": leaving.decode_leaving,
     "move, arrival": held.decode_begun,
+    "move, whole": held.decode_whole,
     "move, line": _text(move_line.parse_move_line),
     "move, manifest": cargo.decode_manifest,
     "move, message": lambda data: messages.decode_message(Frame(sum(data[:1]) % 10, data[1:])),

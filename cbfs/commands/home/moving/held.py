@@ -43,6 +43,10 @@ ROOM_LEFT: Final = 16 << 20
 READ_SIZE: Final = 1 << 20
 _PART = "root.part"
 _BEGUN = struct.Struct(f">{COPY_SIZE}s{KEY_SIZE}sIQ")
+_DAMAGED = (
+    "what is known of the account that comes is damaged",
+    "is the disk well? On the old computer cbfs claim takes the account back",
+)
 _WHOLE = struct.Struct(f">Q{KEY_SIZE}s")
 
 
@@ -63,8 +67,17 @@ class _Begun:
 def decode_begun(data: bytes) -> _Begun:
     """Undo ``_Begun.encode``. Raises DecodeError."""
     if len(data) != _BEGUN.size:
-        raise DecodeError("what is known of the account that comes is damaged")
+        raise DecodeError(*_DAMAGED)
     return _Begun(*_BEGUN.unpack(data))
+
+
+def decode_whole(data: bytes) -> tuple[int, bytes]:
+    """How many bytes are whole, and their digest (32): count u64 | digest 32. Raises
+    DecodeError."""
+    if len(data) != _WHOLE.size:
+        raise DecodeError(*_DAMAGED)
+    count, digest = _WHOLE.unpack(data)
+    return count, digest
 
 
 class LivingCopy:
@@ -137,11 +150,11 @@ class IncomingCopy:
         """What lives here, as far as is still noted of it."""
         try:
             begun = decode_begun((self._folder / "begun").read_bytes())
-            count, digest = _WHOLE.unpack((self._folder / "whole").read_bytes())
+            count, digest = decode_whole((self._folder / "whole").read_bytes())
             return LivingCopy(
                 Have(begun.copy, count, digest), (self._folder / "token").read_bytes()
             )
-        except (FileNotFoundError, DecodeError, struct.error):
+        except (FileNotFoundError, DecodeError):
             return None
 
     @property
@@ -183,7 +196,7 @@ class IncomingCopy:
                     "finish that, or choose another directory with --account. If the old computer"
                     f" has begun anew after cbfs move --cancel: rm -r {self._folder}",
                 )
-            count, digest = _WHOLE.unpack((self._folder / "whole").read_bytes())
+            count, digest = decode_whole((self._folder / "whole").read_bytes())
             self._begun = _Begun(known.copy, offer.check, offer.manifest, offer.size)
             self.count = count
             return Have(known.copy, count, digest)
@@ -232,7 +245,7 @@ class IncomingCopy:
         """All has come: bring it to the disk, open it, and note that it is whole. Raises
         CbfsError."""
         if self.is_whole:
-            if equal(_WHOLE.unpack((self._folder / "whole").read_bytes())[1], digest):
+            if equal(decode_whole((self._folder / "whole").read_bytes())[1], digest):
                 return
             raise Unintelligible
         self.close()

@@ -337,7 +337,12 @@ def _arrive(place: Path, options: argparse.Namespace) -> int:
         with locked(place):
             held = IncomingCopy(place, unlock)
             try:
-                _fetch(place, line, held, network, held.unlock)
+                try:
+                    _fetch(place, line, held, network, held.unlock)
+                except CbfsError as error:
+                    if not held.lives:
+                        raise
+                    _say_unheard(error)
                 held.put_in_place()
             finally:
                 held.close()
@@ -362,7 +367,11 @@ def _finish(place: Path, options: argparse.Namespace) -> None:
         try:
             _fetch(place, line, arrived, network_options(options), lambda: None)
         except CbfsError as error:
-            say(f"the old computer may not have heard that it does: {error.in_full}")
+            _say_unheard(error)
+
+
+def _say_unheard(error: CbfsError) -> None:
+    say(f"the old computer may not have heard that the account lives here: {error.in_full}")
 
 
 @contextmanager

@@ -189,7 +189,7 @@ class NewSide:
             case Elsewhere() if have is not None and self._at is None:
                 raise CbfsError(
                     "the account has moved already, to another directory or computer",
-                    "use it there",
+                    "use it there, or finish it there by the same line",
                 )
             case From() if have is not None and self._at is None:
                 self._start(message.count, have)
