@@ -30,4 +30,4 @@ def read_line(question: str) -> str:
     try:
         return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
     except UnicodeDecodeError as error:
-        raise CbfsError("what came on standard input is no line that invites") from error
+        raise CbfsError("what came on standard input is no line", "give it as UTF-8") from error

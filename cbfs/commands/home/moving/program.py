@@ -34,6 +34,7 @@ from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.place import ARRIVING, check_account
 from cbfs.account.spool import Spool
 from cbfs.commands.account import add_old_passphrase, tell_ready
+from cbfs.commands.home.line import QUIET_ZONE, read_line
 from cbfs.commands.home.moving.cargo import ROOT, SERVER, AccountDeparture
 from cbfs.commands.home.moving.held import IncomingCopy, LivingCopy
 from cbfs.commands.home.moving.meeting import WAIT_TIMEOUT, OldComputer, come
@@ -51,16 +52,12 @@ from cbfs.receiving.copies import TOLD, notice_copy
 from cbfs.storage.root_key import ProtectionKind
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError, TransportError, in_words
-from cbfs_common.limits import INVITE_LINE_MAX
 from cbfs_common.wire.move_line import MoveLine, parse_move_line
 from cbfs_host.files import make_directory, take_lock
 from cbfs_host.listening import Place, listen, parse_place
 
 GIVEN: Final = "-"
 """What stands for a line that is read, so that no list of processes has it."""
-
-QUIET_ZONE: Final = 2
-"""Modules around a QR code on a terminal."""
 
 _MAY_BE_THERE: Final = frozenset(("lock", "log", "tor", ARRIVING, "lost+found"))
 """In a directory into which an account comes. Else it would be written over what is left of another
@@ -403,14 +400,9 @@ def _check_empty(place: Path) -> None:
 
 def _given(options: argparse.Namespace) -> str:
     """The first line of standard input. Raises CbfsError."""
-    if sys.stdin.isatty() and sys.stdout.isatty():
-        print(_ASK)
-    elif options.line is None:
+    if options.line is None and not (sys.stdin.isatty() and sys.stdout.isatty()):
         options.usage("missing: -, for a line on standard input; on a terminal it is asked for")
-    try:
-        return sys.stdin.readline(INVITE_LINE_MAX + len("\r\n"))
-    except UnicodeDecodeError as error:
-        raise CbfsError("what came on standard input is no line", "give it as UTF-8") from error
+    return read_line(_ASK)
 
 
 def _fetch(
