@@ -168,8 +168,15 @@ COMMANDS: Final = {
         "add_onion_key",
         "make the key by which a private server admits this account",
     ),
+    "setup": Command(
+        "cbfs.commands.machine.setup",
+        "add_setup",
+        "after pipx or pip: put manual pages, completions, units and mount -t cbfs in place",
+    ),
     "demo": Command(
-        "cbfs.commands.demo", "add_demo", "two users on this machine, from nothing to a reply"
+        "cbfs.commands.machine.demo",
+        "add_demo",
+        "two users on this machine, from nothing to a reply",
     ),
 }
 """The commands, in the order in which they are shown."""

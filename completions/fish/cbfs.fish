@@ -50,7 +50,7 @@ function _shtab_cbfs_using
   test "$_shtab_cbfs_cmdpath" = "$argv"
 end
 
-set -g _shtab_cbfs_commands init host invite verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export move claim sign-up sendmail serve send status messages complete onion-key demo
+set -g _shtab_cbfs_commands init host invite verify name 'name show' 'name update' 'name renew' 'name cancel' 'name release' 'name rotate' 'name owner-key' 'name freeze' 'name recover' passphrase export move claim sign-up sendmail serve send status messages complete onion-key setup demo
 set -g _shtab_cbfs_opts_with_value --account --account-passphrase-fd --bridges --conversation --export-passphrase-fd --host --html --invite --jsonl --listen --mbox --mount --move-to --names --only --owner-key --passphrase-fd --recovery --restore --server --server-invite --since --tor --torrc
 
 complete -c cbfs -e
@@ -267,6 +267,11 @@ complete -c cbfs -n '_shtab_cbfs_using complete; and test $_shtab_cbfs_npos -eq 
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a onion-key -d 'make the key by which a private server admits this account'
 complete -c cbfs -n '_shtab_cbfs_using onion-key' -s h -l help -d 'show this help message and exit'
 complete -c cbfs -n '_shtab_cbfs_using onion-key' -l account -xka "(__fish_complete_directories)" -d 'where the account is kept (default: ~/.local/share/cbfs)'
+complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a setup -d 'For an installation by pipx or pip: puts manual pages, completions and units where your system looks for them, and with sudo the link for mount -t cbfs. Says first what it will do, and asks.'
+complete -c cbfs -n '_shtab_cbfs_using setup' -s h -l help -d 'show this help message and exit'
+complete -c cbfs -n '_shtab_cbfs_using setup' -l undo -d 'take away what it has put there, unless that was changed since'
+complete -c cbfs -n '_shtab_cbfs_using setup' -l yes -d 'do not ask'
+complete -c cbfs -n '_shtab_cbfs_using setup' -l no-link -d 'leave /sbin/mount.cbfs alone, which takes sudo'
 complete -c cbfs -n '_shtab_cbfs_using; and test $_shtab_cbfs_npos -eq 0' -a demo -d 'two users on this machine, from nothing to a reply'
 complete -c cbfs -n '_shtab_cbfs_using demo' -s h -l help -d 'show this help message and exit'
 complete -c cbfs -n '_shtab_cbfs_using demo' -l tor -d 'over a private Tor network on this machine'

@@ -16,7 +16,7 @@ from tests.support.quick import ROOT, Guard, NotQuick, may_start_programs, room_
 
 ROOMS = {
     *("protocol", "names", "server", "storage", "tree", "engine", "mount", "tor", "project"),
-    *("hostile", "models", "power", "soak", "golden"),
+    *("hostile", "models", "power", "soak", "golden", "release"),
 }
 
 

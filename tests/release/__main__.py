@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tests.release.building import built
 from tests.release.steps import Steps
-from tests.release.systems import DISTRIBUTIONS, ROOT, Distribution, bare, prepare, run
+from tests.release.systems import DISTRIBUTIONS, ROOT, Distribution, bare, prepare, run, workshop
 from tests.release.using import used
+from tests.release.wheel import set_up
 
 
 def tried(kind: Distribution, tree: Path) -> None:
@@ -21,6 +22,9 @@ def tried(kind: Distribution, tree: Path) -> None:
     name, data = release.named(".deb")
     with bare(kind) as system:
         used(system, name, data, steps)
+    name, data = release.named(".whl")
+    with workshop(kind) as system:
+        set_up(system, name, data, steps)
 
 
 def main(names: list[str]) -> int:

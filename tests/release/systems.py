@@ -74,7 +74,8 @@ class System:
         """The variables of a user."""
         home = "/root" if user == "root" else f"/home/{user}"
         passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        return {"PATH": _PATH, "HOME": home, "USER": user, "LC_ALL": "C.UTF-8", **passed}
+        passed |= {"PIP_CERT": str(_CERTIFICATES), "LC_ALL": "C.UTF-8"}
+        return {"PATH": _PATH, "HOME": home, "USER": user, **passed}
 
     def files(self) -> set[str]:
         """The paths of all files and folders that are no mounts, from its root."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from shutil import copy
 
-from cbfs.commands.demo import (
+from cbfs.commands.machine.demo import (
     DemoSteps,
     Way,
     mounted_pair,
