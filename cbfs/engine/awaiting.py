@@ -12,7 +12,7 @@ import trio
 
 from cbfs.account.awaited import Awaited, await_no_more, awaited
 from cbfs.context import Context
-from cbfs.engine.by_line import ByLine, OtherKeys
+from cbfs.engine.by_line import ByLine, Oneself, OtherKeys
 from cbfs.names.followed import PolicyRefused
 from cbfs.network.drop import at_drop, come, forget
 from cbfs_common.errors import CbfsError, DecodeError
@@ -94,7 +94,7 @@ class Awaiting:
         policy = parse_policy(come.policy) if come.policy else None
         try:
             await self._people.keep(await self._people.find(policy, come.name, come.identity))
-        except OtherKeys as error:
+        except (OtherKeys, Oneself) as error:
             context.problems.set(
                 "line", f"{come.name}, to whom you have given a line, has come, but {error.in_full}"
             )

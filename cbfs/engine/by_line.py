@@ -15,7 +15,7 @@ from cbfs.problems import NotYet, Refused
 from cbfs.receiving.message_requests import Admission
 from cbfs.storage.store import StoreError
 from cbfs_common.errors import CbfsError, TransportError
-from cbfs_common.names.checks import Found
+from cbfs_common.names.checks import Found, NameChanged
 from cbfs_common.names.entry import Entry
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.person import Person
@@ -39,13 +39,23 @@ class OtherKeys(Refused):
         )
 
 
+class Oneself(Refused):
+    """A line tells of whom it is used by, or was made by."""
+
+    def __init__(self) -> None:
+        super().__init__("this line is your own: who is told of is you", "give it to somebody else")
+
+
 @dataclass(frozen=True, slots=True)
 class ToldOf:
-    """Somebody of whom a line tells, as their directory has them: their true ``name`` here, and the
-    ``policy`` of their directory when that is not followed yet."""
+    """Somebody of whom a line tells, as their directory has them: their true ``name`` here, the
+    ``identity`` that was told, the ``entry``, which was checked against the one that was ``known``,
+    and the ``policy`` of their directory when that is not followed yet."""
 
     name: str
+    identity: bytes
     entry: Entry
+    known: Entry | None
     policy: Policy | None
 
 
@@ -90,14 +100,11 @@ class ByLine:
         await self._use(line, found, self._arrival(policy))
 
     def _check(self, record: InviteRecord) -> None:
-        account = self._context.account
         if not record.contact:
             raise Refused(
                 "this line makes an account, and is not for somebody who has one",
                 "ask for one that is, and say: cbfs invite --contact",
             )
-        if record.identity == account.profile.identity(account.person):
-            raise Refused("this line is your own", "give it to somebody else")
 
     def _arrival(self, policy: Policy) -> LineArrival:
         """What is told to who is of the directory with this policy."""
@@ -114,11 +121,14 @@ class ByLine:
 
     async def find(self, policy: Policy | None, name: str, identity: bytes) -> ToldOf:
         """Who has this name in the directory with this policy, None for one's own; nothing is kept
-        of it. Of a directory that is followed, its policy counts as it is known. Raises OtherKeys
-        unless it is who has this identity (32), PolicyRefused, and what look-ups raise."""
+        of it, but for a new owner of the name of a contact, of whom the user decides. Of a
+        directory that is followed, its policy counts as it is known. Raises OtherKeys unless it is
+        who has this identity (32), Oneself, PolicyRefused, and what look-ups raise."""
         context, followed = self._context, self._context.followed
         directory = followed.directories.own if policy is None else policy.directory
         person = Person(directory, name)
+        if person == context.account.person:
+            raise Oneself
         true = followed.directories.text(person)
         if policy is None or followed.follows(true):
             lookups, fresh, shown = followed.of(directory), None, followed.shown(true)
@@ -126,22 +136,32 @@ class ByLine:
             followed.check(policy)
             lookups = passing_directory(policy.encode(), context.dialer).lookups
             fresh, shown = policy, f"{name}@{policy.namespace}"
-        found = await lookups.lookup(name)
+        contact = context.contacts.get(true)
+        known = contact.entry if contact else None
+        try:
+            found = await lookups.lookup(name, known)
+        except NameChanged as error:
+            if fresh is None:  # else nothing is sent to them anyway
+                await context.contacts.offer(true, error.entry)
+            raise OtherKeys(shown) from error
         if not isinstance(found, Found):
             raise OtherKeys(shown)
-        known = context.contacts.get(true)
-        if decode_profile(found.entry.profile).identity(person) != identity or (
-            known is not None and known.entry.profile != found.entry.profile
-        ):
+        if decode_profile(found.entry.profile).identity(person) != identity:
             raise OtherKeys(shown)
-        return ToldOf(true, found.entry, fresh)
+        return ToldOf(true, identity, found.entry, known, fresh)
 
     async def keep(self, found: ToldOf) -> None:
         """Let them be a contact, known by a line. On the disk on return; a crash before may leave
-        their directory followed. Raises PolicyRefused."""
+        their directory followed. Raises PolicyRefused, and OtherKeys when others have come to be
+        known since they were found."""
         contacts = self._context.contacts
         if found.policy is not None:
             await self._directories.follow(found.policy.encode().encode())
-        contact = await contacts.learn(found.name, found.entry, How.LINE)
-        await contacts.decide([replace(contact, how=How.LINE)], lambda writer: None)
+        known = contacts.get(found.name)
+        if known is None or known.entry == found.known:
+            await contacts.learn(found.name, found.entry, How.LINE)
+        elif contacts.identity(found.name, known.profile) != found.identity:
+            raise OtherKeys(contacts.shown(found.name))
+        contact = replace(contacts.named(found.name), how=How.LINE)
+        await contacts.decide([contact], lambda writer: None)
         await self._admission.admit([found.name])
