@@ -478,3 +478,36 @@ def test_what_waited_for_a_message_on_its_way_is_done_where_its_folder_is_now(
         assert not begun.entries
 
     run(tmp_path, body, grace=1_000)
+
+
+def test_a_line_that_is_written_while_another_one_is_added_is_added_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a file of its own, as soon as what writes the one has closed it."""
+
+    async def body(mount: Mount) -> None:
+        added: list[str] = []
+        go_on, contacts = trio.Event(), mount.tree.contacts
+
+        async def add(line: str) -> None:
+            added.append(line)
+            await go_on.wait()
+
+        async def paste(line: bytes) -> None:
+            file = mount.changes.create(contacts, "NEW", 0o600, None)
+            await mount.tree.contents.write(file, 0, line)
+            await mount.changes.check_close(file)
+            await mount.changes.close(file)
+
+        monkeypatch.setattr(mount.backend, "add", add)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(paste, b"one")
+            await until(lambda: added)
+            nursery.start_soon(paste, b"two")
+            await until(lambda: len(added) == 2)
+            assert "NEW" not in contacts.entries
+            go_on.set()
+        assert added == ["one", "two"]
+        assert set(contacts.entries) == {"bob"}
+
+    run(tmp_path, body)

@@ -409,6 +409,7 @@ class NewContact:
         if not file.size:
             return
         text = self._read(file, 0, LINE_TEXT_MAX).decode(errors="replace")
+        self.drop(file)  # at once: what is written from now on has a file of its own
         try:
             await self._backend.people.add(text)
         except Refused as error:
@@ -417,8 +418,6 @@ class NewContact:
         except NotYet as error:
             self._tell(error)
             raise TreeError(errno.EAGAIN) from error
-        finally:
-            self.drop(file)
         self._forget_error()
 
     def drop(self, file: File) -> None:
