@@ -156,7 +156,7 @@ class ByLine:
         known since they were found."""
         contacts = self._context.contacts
         if found.policy is not None:
-            await self._directories.follow(found.policy.encode().encode())
+            await self._directories.follow(found.policy.encode().encode(), only_new=True)
         known = contacts.get(found.name)
         if known is None or known.entry == found.known:
             await contacts.learn(found.name, found.entry, How.LINE)

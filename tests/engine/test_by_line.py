@@ -179,6 +179,24 @@ def test_a_policy_that_comes_by_a_line_changes_no_directory_that_is_followed(
     assert not any("sam" in each for each in problems)
 
 
+def test_a_policy_that_the_user_adds_meanwhile_holds(host: RunningHost, tmp_path: Path) -> None:
+    """Whether one is followed is seen when the policy that has come is written, and not before."""
+    place = tmp_path / "yves"
+    mine = parse_policy(made(host, place).policy)
+    key = mine.witnesses[0][1].public
+    users = replace(mine, log=replace(mine.log, name="far.example", public=key))
+    came = replace(users, config=b"x" * 32)
+
+    async def follow() -> tuple[Policy, ...]:
+        async with running(place, NetworkOptions(no_tor=True)) as engine:
+            await engine.directories.follow(users.encode().encode(), only_new=True)
+            for each in (came, replace(mine, config=b"x" * 32)):
+                await engine.directories.follow(each.encode().encode(), only_new=True)
+            return engine.directories.policies()
+
+    assert trio.run(follow) == (mine, users)
+
+
 @pytest.mark.parametrize("true", [True, False])
 def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
     host: RunningHost, tmp_path: Path, quick: None, *, true: bool
