@@ -16,7 +16,7 @@ from cbfs.engine.by_line import ByLine, Oneself, OtherKeys
 from cbfs.names.followed import PolicyRefused
 from cbfs.network.drop import at_drop, come, forget
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.limits import LINE_DAYS
+from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.primitives import exponential
 from cbfs_common.wire.lines import LineArrival
@@ -70,10 +70,11 @@ class Awaiting:
 
     async def _look(self, one: Awaited) -> bool:
         """Look once; whether that was the last time. A server that does not answer, or has nothing
-        there, is asked again later, until the line is too old."""
+        there, is asked again later, until the line is too old; what lies there is removed
+        then."""
         context, line = self._context, one.line
         if context.clock() // 1_000 > one.until:
-            return True
+            return await self._end(one)
         try:
             async with at_drop(context.dialer, line, context.random) as link:
                 found = await come(link, line)
@@ -85,6 +86,18 @@ class Awaiting:
             return True
         except CbfsError:
             return False
+        return True
+
+    async def _end(self, one: Awaited) -> bool:
+        """A line is too old: let nobody use the invites that lie there for it; whether that is
+        done, or they count no more."""
+        context = self._context
+        try:
+            async with at_drop(context.dialer, one.line, context.random) as link:
+                await forget(link)
+        except CbfsError:
+            past = context.clock() // 1_000 - one.until
+            return past > (LINE_FINISH_DAYS - LINE_DAYS) * DAY
         return True
 
     async def _meet(self, come: LineArrival) -> None:

@@ -28,15 +28,16 @@ from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.names.lookups import Lookups
 from cbfs.network.dial import DialError, LoopbackDialer
-from cbfs.network.drop import DROP, answer, come, put
+from cbfs.network.drop import DROP, LineSpent, answer, at_drop, come, put
 from cbfs.network.drop import come as look_for
+from cbfs.network.drop import look as look_at
 from cbfs.network.link import Link, open_link
 from cbfs.network.options import NetworkOptions
 from cbfs.network.pacing import PacedDialer
 from cbfs.receiving.signing_up import sign_up
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import LINE_DAYS, LINE_SALT_SIZE, LINE_SECRET_SIZE
+from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS, LINE_SALT_SIZE, LINE_SECRET_SIZE
 from cbfs_common.names.checks import Absent, Found, NameChanged
 from cbfs_common.names.entry import Entry
 from cbfs_common.names.policy import Policy, parse_policy
@@ -371,6 +372,47 @@ def test_who_is_awaited_stays_so_when_nothing_lies_there_yet(
                 return awaited(reader)
 
     assert trio.run(look) == [fresh]
+
+
+def test_what_lies_there_for_a_line_that_is_too_old_is_removed(
+    host: RunningHost, tmp_path: Path, quick: None
+) -> None:
+    """Else whoever finds the line later could use the invites. A server that does not answer is
+    asked again as long as they are good."""
+    inviter, now = tmp_path / "xena", int(time.time())
+    made(host, inviter)
+    line = parse_line(host.invite(account=inviter))
+    away = InviteLine(Address(b"k" * 32, "127.0.0.1", 1), b"a" * LINE_SECRET_SIZE)
+    later = replace(away, secret=b"l" * LINE_SECRET_SIZE)
+    good = Awaited(later, now - 9)
+    with opened_store(inviter, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: await_(writer, Awaited(line, now - 9)))
+        store.write(lambda writer: await_(writer, Awaited(away, now - LINE_FINISH_DAYS * 86_400)))
+        store.write(lambda writer: await_(writer, good))
+
+    async def left() -> list[Awaited]:
+        async with (
+            running(inviter, NetworkOptions(no_tor=True)) as engine,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(engine.people.await_invited)
+            with trio.fail_after(TIMEOUT):
+                found: list[Awaited] = []
+                while len(found) != 1:
+                    await trio.sleep(0.02)
+                    with engine.store.read() as reader:
+                        found = awaited(reader)
+            nursery.cancel_scope.cancel()
+        return found
+
+    assert trio.run(left) == [good]
+
+    async def again() -> None:
+        async with at_drop(LoopbackDialer(), line, SYSTEM_RANDOM) as link:
+            await look_at(link, line, 0)
+
+    with pytest.RaisesGroup(LineSpent, flatten_subgroups=True, allow_unwrapped=True):
+        trio.run(again)
 
 
 def test_no_line_is_looked_at_because_of_another_one(
