@@ -257,7 +257,7 @@ async def take_steps(
     directory = make_directory(store, account, dialer)
     await _check_free(directory, account)
     if joining is not None:
-        await joining.claim(dialer, account.user_id)
+        await joining.claim(store, dialer, account.user_id)
     say(f"making an account at {account.server.place}")
     context = _context(store, account, directory, dialer)
     async with open_link(dialer, account.server, account.transport, HOME, SYSTEM_RANDOM) as link:

@@ -69,9 +69,10 @@ async def put(link: Link, line: InviteLine, record: InviteRecord) -> None:
     await request(link, Deliver(line.drop, line.sealed(record)))
 
 
-async def look(link: Link, line: InviteLine, now: float) -> Drop:
-    """What there is for a line at ``now`` (seconds since 1970). Nothing is used up by it. Raises
-    LineSpent, DecodeError and what ``request`` raises."""
+async def look(link: Link, line: InviteLine, now: float, user: bytes = b"") -> Drop:
+    """What there is for a line at ``now`` (seconds since 1970). Nothing is used up by it. It is not
+    too old for the ``user`` (32) who uses it. Raises LineSpent, DecodeError and what ``request``
+    raises."""
     nobody = bytes(MARK_SIZE)  # whoever has this mark there: it stays
     wrong: DecodeError | None = None
     try:
@@ -83,7 +84,8 @@ async def look(link: Link, line: InviteLine, now: float) -> Drop:
                 wrong = error
                 continue
             if record is not None:
-                if record.expires < now:
+                ours = user and mark == line.mark(user)
+                if record.expires < now and not ours:
                     raise LineSpent(f"this line is older than {LINE_DAYS} days", _ASK)
                 return Drop(record, mark)
     except ServerRefused as error:

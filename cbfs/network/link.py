@@ -59,6 +59,14 @@ _WORDS = {
         "takes no file of this size",
         "ask who runs it for more (--blob-quota), or send less",
     ),
+    Code.GRANT_NEEDED: (
+        "does not let this account invite anybody",
+        "ask whoever runs it (user-invites): whom an account has invited may a week later",
+    ),
+    Code.INVITES_SPENT: (
+        "gives this account no more invites this week",
+        "wait until next week, or ask whoever runs it for more (user-invites)",
+    ),
     Code.WORK_NEEDED: ("asks newcomers for work", _AGAIN),
     Code.INVITE_NEEDED: (
         "takes newcomers by invite only",

@@ -93,7 +93,8 @@ class Meta(bytes, Enum):
     CLOCK = b"time"  # what was seen of the clock
     DIRECTORY = b"directory"  # the newest head of the name directory
     ENDS = b"ends"  # the hours in which something ends
-    LINE = b"line"  # the drop of the line by which one was invited, until it is forgotten there
+    GRANT = b"grant"  # by what one may invite others at the home server, where it gives that
+    LINE = b"line"  # the drop (32) of the line by which one was invited, and its record when used
     LISTED = b"listed with people"  # is there when what is made again of messages has been
     MARK = b"mark"  # what tells this copy of the account from others, by the home server
     NAME_ASKED_FOR = b"name asked for"  # from before the directory is told until it has refused

@@ -356,6 +356,12 @@ LINE_FINISH_DAYS = 30
 """Days for which the invites count that lie at the server for a line: who has begun to use it may
 be cut off, and finish later."""
 
+GRANT_INDEX_MAX = 1_024
+"""Invites that an account may ask its server for in a week, at most."""
+
+GRANTED_TOKEN_SIZE = 154
+"""An invite to a name directory, for any name, with its seed."""
+
 LINE_SECRET_SIZE = 20
 """The secret in such a line: a hash of what it is for."""
 

@@ -51,7 +51,7 @@ function _shtab_cbfs_server_using
 end
 
 set -g _shtab_cbfs_server_commands 
-set -g _shtab_cbfs_server_opts_with_value --accounts --blob-days --blob-quota --connections --data --disk-free --inactive --listen --log --log-format --mailbox --metrics --onion-clients --own --public --registration --retention-days --settings --store --store-max --subscriptions --tor-control
+set -g _shtab_cbfs_server_opts_with_value --accounts --blob-days --blob-quota --connections --data --disk-free --inactive --listen --log --log-format --mailbox --metrics --names --onion-clients --own --public --registration --retention-days --settings --store --store-max --subscriptions --tor-control --user-invites
 
 complete -c cbfs-server -e
 complete -c cbfs-server -f
@@ -66,6 +66,7 @@ complete -c cbfs-server -n _shtab_cbfs_server_using -l listen -x -d 'where to ac
 complete -c cbfs-server -n _shtab_cbfs_server_using -l public -x -d 'how clients reach it, when that is not what it listens on (say, an .onion)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l own -x -d 'let nobody make an account but who connects at this unix socket, and end when standard input does: how a mount runs a server of its own'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l registration -x -d 'who may make an account: open, invite, or work:BITS for a proof of work, which many newcomers make dearer, with open as well (default: open)'
+complete -c cbfs-server -n _shtab_cbfs_server_using -l names -x -d 'the data of cbfs-names on this machine, to which those are invited as well whom accounts invite (user-invites)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l log -x -d 'log into FILE, opened anew at SIGHUP, and not to standard error'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l log-format -x -d 'text, or json (default: text)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l verbose -l no-verbose -d 'log what is usual as well'
@@ -76,6 +77,7 @@ complete -c cbfs-server -n _shtab_cbfs_server_using -l metrics -x -d 'answer the
 complete -c cbfs-server -n _shtab_cbfs_server_using -l metrics-for-all -l no-metrics-for-all -d 'let --metrics be an address that other machines reach, although whoever does can read the figures'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l mailbox -x -d 'envelopes of 16 KiB kept for one account (default: 16384)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l accounts -x -d 'accounts that may be made (default: 100000)'
+complete -c cbfs-server -n _shtab_cbfs_server_using -l user-invites -x -d 'people whom each account may invite in a week, from the week after it came; 0 for none'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l retention-days -x -d 'days for which mail is kept that nobody fetches (default: 60)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l inactive -x -d 'days after which accounts end that nobody uses (default: 180)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l blob-quota -x -d 'large files kept for one account, in all; 0M for none (default: 1G)'

@@ -2,6 +2,7 @@
 alone.
 
 ``sockets`` is the edge to the network, ``service`` answers requests, ``push`` tells subscribers,
-``housekeeping`` forgets what is old, ``cli`` is the program. The room ``store`` has names for all
+``housekeeping`` forgets what is old, ``cli`` is the program,
+``registrar`` invites to a name directory beside it. The room ``store`` has names for all
 that is asked of a store, and ``lmdb_store`` is one.
 """

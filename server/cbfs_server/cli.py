@@ -7,7 +7,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +44,7 @@ from cbfs_server.housekeeping import Housekeeping
 from cbfs_server.limits import INVITE_DAYS, INVITE_DAYS_MAX, READ_SIZE, Limits
 from cbfs_server.lmdb_store.store import LmdbStore
 from cbfs_server.metrics import FAMILIES, PREFIX
-from cbfs_server.newcomers import OPEN, Newcomers, make_invite
+from cbfs_server.newcomers import OPEN, Newcomers, Registrar, make_grant, make_invite
 from cbfs_server.push import Pusher
 from cbfs_server.settings import DEFAULT_LISTEN, Options, limits_of, options_of, parse
 from cbfs_server.sockets import Server
@@ -63,6 +63,11 @@ def add_invite(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="key and store")
     parser.add_argument(
         "--days", type=_invite_days, default=INVITE_DAYS, help="valid for (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--grant",
+        action="store_true",
+        help="not an invite, but what lets an account invite others (user-invites)",
     )
 
 
@@ -85,8 +90,12 @@ def invite(arguments: list[str]) -> None:
     if not path.exists():
         raise HostError(f"there is no {path}", "is it the right --data? Start the server once")
     random = Random(os.urandom, kem_encapsulate)
+    secret = load_key(path, random)
+    if options.grant:
+        print(make_grant(secret, random).text())
+        return
     expires = int(time.time()) + options.days * DAY
-    print(make_invite(load_key(path, random), expires, random).text())
+    print(make_invite(secret, expires, random).text())
 
 
 def load_key(path: Path, random: Random) -> ServerSecret:
@@ -220,7 +229,8 @@ async def _begin(
     if options.own is not None:
         nursery.start_soon(_end_of_input, nursery.cancel_scope)
     pusher, housekeeping, meters = Pusher(store), Housekeeping(store), Meters()
-    admission = Newcomers(prepared.secret.encoded, options.registration or OPEN)
+    registrar = _registrar(options.names)
+    admission = Newcomers(prepared.secret.encoded, options.registration or OPEN, registrar)
     servers = []
     for listeners, newcomers in doors:
         service = housekeeping.service(pusher, meters, newcomers=newcomers, admission=admission)
@@ -229,6 +239,15 @@ async def _begin(
     nursery.start_soon(keep_going, "housekeeping", housekeeping.keep)
     nursery.start_soon(keep_going, "counting", meters.run)
     return WatchedServer(store, housekeeping, pusher, tuple(servers), meters)
+
+
+def _registrar(names: Path | None) -> Callable[[], Registrar | None]:
+    if names is None:
+        return lambda: None
+    # read in only here: other servers would be larger for what is said of names
+    from cbfs_server.registrar import registrar_of  # noqa: PLC0415
+
+    return partial(registrar_of, names)
 
 
 async def _end_of_input(scope: trio.CancelScope) -> None:

@@ -31,6 +31,9 @@ INVITE_DAYS = 30
 INVITE_DAYS_MAX = 365
 """How long an invite is good for. One that was used is remembered for longer than that."""
 
+USER_INVITES = 0
+"""Invites that an account with a grant may ask for in a week, unless the operator says more."""
+
 INACTIVE_DAYS = 180
 INACTIVE_DAYS_MAX = 36_500
 NEWCOMER_DAYS = 7
@@ -223,3 +226,4 @@ class Limits:
     subscriptions: int = SUBSCRIPTIONS_MAX
     blob_quota: int = BLOB_QUOTA
     blob_days: int = BLOB_DAYS
+    user_invites: int = USER_INVITES

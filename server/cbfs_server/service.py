@@ -15,6 +15,7 @@ from cbfs_common.wire.blobs import GetChunk, MakeBlob, PutChunk, RemoveBlob, Sta
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
+    AskInvite,
     Code,
     CountPrekeys,
     CreateAccount,
@@ -155,6 +156,9 @@ class Service:
             case GetLimits():
                 limits = self.limits.now
                 told(ServerLimits(limits.mailbox, limits.retention_days * DAY, PREKEYS_MAX))
+            case AskInvite():
+                asked_account = AskAccount(client.key)
+                self._store.ask(asked_account, partial(self._grant, told, request), client)
             case GetTerms():
                 asked = AskPrice(self._admission.rule)
                 self._store.ask(asked, partial(self._priced, told), client)
@@ -222,6 +226,12 @@ class Service:
     def _make_blob(self, user: bytes, request: MakeBlob) -> AddBlob:
         day = int(self._lived()) // DAY
         return AddBlob(user, request.id, request.chunks, request.days, day)
+
+    def _grant(self, done: Told, asked: AskInvite, account: AnyReply | StoreError) -> None:
+        if isinstance(account, StoreError | ErrorReply):
+            done(account)
+        else:
+            done(self._admission.granted(asked, self.limits.now.user_invites, self._clock()))
 
     def _priced(self, done: Told, bits: int | StoreError) -> None:
         if isinstance(bits, StoreError):

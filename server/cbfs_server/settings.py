@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import BLOB_DAYS_MAX, WORK_BITS_MAX
+from cbfs_common.limits import BLOB_DAYS_MAX, GRANT_INDEX_MAX, WORK_BITS_MAX
 from cbfs_common.names.config import Registration
 from cbfs_host import logs, metrics, onion
 from cbfs_host.entry import add_version
@@ -38,6 +38,7 @@ from cbfs_server.limits import (
     RETENTION_DAYS,
     STORE_LEAST,
     SUBSCRIPTIONS_MAX,
+    USER_INVITES,
     Limits,
 )
 from cbfs_server.store.operations import Rule
@@ -112,6 +113,13 @@ OPTIONS: Final = (
         " newcomers make dearer, with open as well (default: open)",
         "RULE",
     ),
+    ServerSetting(
+        "names",
+        PATH,
+        "the data of cbfs-names on this machine, to which those are invited as well whom accounts"
+        " invite (user-invites)",
+        "DIR",
+    ),
     *logs.SETTINGS,
     *onion.SETTINGS,
     *metrics.SETTINGS,
@@ -128,6 +136,14 @@ LIMITS: Final = (
     ),
     ServerSetting(
         "accounts", number(0, 10**9), "accounts that may be made", "N", ACCOUNTS_MAX, live=True
+    ),
+    ServerSetting(
+        "user-invites",
+        number(0, GRANT_INDEX_MAX),
+        "people whom each account may invite in a week, from the week after it came; 0 for none",
+        "N",
+        USER_INVITES,
+        live=True,
     ),
     ServerSetting(
         "retention-days",
@@ -210,6 +226,7 @@ class Options:
     metrics_for_all: bool
     restored: bool
     registration: Rule | None
+    names: Path | None
 
 
 def command_line() -> argparse.ArgumentParser:

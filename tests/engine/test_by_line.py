@@ -492,6 +492,25 @@ def test_what_is_handed_to_a_mount_is_read_by_it_alone(tmp_path: Path) -> None:
     assert [found for _path, found in handed_over(tmp_path, (key,))] == [None] * 3
 
 
+def test_what_cannot_be_read_is_told_before_it_is_removed(
+    tmp_path: Path, memory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As what was made for a key of the spool that the account has no more."""
+    spool, before, key = Spool(tmp_path), make_key(SYSTEM_RANDOM), make_key(SYSTEM_RANDOM)
+    spool.prepare()
+    spool.publish(before.public)
+    hand_over(tmp_path, Awaited(some_line(), 5), SYSTEM_RANDOM)
+    store = open_store(memory)
+    store.write(lambda writer: writer.put(Table.META, Meta.SPOOL_KEY, encode_keys((key,))))
+    for _ in range(2):
+        assert trio.run(handed._take, tmp_path, store) == ""
+    (record,) = caplog.records
+    assert "is not awaited" in record.getMessage()
+    assert "requests/" in record.getMessage()
+    assert not list(handed_over(tmp_path, (key,)))
+    store.close()
+
+
 def test_no_more_are_awaited_than_one_can_invite(host: RunningHost, tmp_path: Path) -> None:
     place = tmp_path / "quinn"
     made(host, place)

@@ -7,20 +7,26 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, Account, load_account, opened_store
+from cbfs.commands import init
 from cbfs.commands.home import beginning, joining
 from cbfs.commands.home.beginning import add_init
 from cbfs.commands.home.joining import Joining
 from cbfs.commands.init import asked_for, begin_account
 from cbfs.commands.process.entry import cbfs
 from cbfs.names.lookups import DirectoryDown
-from cbfs.network.drop import LineSpent
+from cbfs.network import drop
+from cbfs.network.dial import LoopbackDialer
+from cbfs.network.drop import LineSpent, at_drop
 from cbfs.network.link import Link
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
@@ -195,6 +201,58 @@ def test_an_account_is_finished_whatever_is_wrong_with_who_has_invited(
     with opened_store(tmp_path / "pete", SYSTEM_RANDOM) as store, store.read() as reader:
         assert reader.get(Table.META, Meta.OWN) is not None
         assert reader.get(Table.META, Meta.LINE) is None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_who_was_cut_off_finishes_when_the_line_is_too_old(
+    host: RunningHost,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    kept: bool,
+) -> None:
+    """Once it has been used: by the record in the store, when nothing lies at the server any more;
+    or by what lies there, when the end came before that was in the store."""
+    inviter, name = tmp_path / "quentin", f"rob-{kept}".lower()
+    assert init_by(host.invite("quentin" if kept else "quincy"), inviter).returncode == 0
+    text = host.invite(name, account=inviter)
+    line = parse_line(text)
+
+    async def cut(*_arguments: Any, **_more: Any) -> None:
+        raise CbfsError("it was cut off")
+
+    if kept:
+        monkeypatch.setattr(init, "sign_up", cut)
+    else:
+        monkeypatch.setattr(joining, "claim", _then(drop.claim, cut))
+    with pytest.raises(CbfsError, match="cut off"):
+        begin_by(text, tmp_path / "rob")
+    monkeypatch.undo()
+    if kept:
+
+        async def forget() -> None:
+            async with at_drop(LoopbackDialer(), line, SYSTEM_RANDOM) as link:
+                await drop.forget(link)
+
+        trio.run(forget)
+    else:
+        later = time.time() + 8 * 86_400
+        monkeypatch.setattr(joining, "time", SimpleNamespace(time=lambda: later))
+    assert begin_by(text, tmp_path / "rob") == 0
+    said = capsys.readouterr().err
+    assert ("nothing lies at the server any more" in said) == kept
+    with opened_store(tmp_path / "rob", SYSTEM_RANDOM) as store, store.read() as reader:
+        assert reader.get(Table.META, Meta.OWN) is not None
+        assert reader.get(Table.META, Meta.LINE) is None
+
+
+def _then(first: Callable[..., Any], second: Callable[..., Any]) -> Callable[..., Any]:
+    async def both(*arguments: Any) -> None:
+        await first(*arguments)
+        await second()
+
+    return both
 
 
 def test_an_account_that_was_made_meanwhile_is_not_removed(

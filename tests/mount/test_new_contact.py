@@ -206,7 +206,8 @@ def test_who_cannot_be_a_contact_makes_no_line(here: World, tmp_path: Path) -> N
     for words, why in (
         (("--contact",), "there is no account"),
         (("--contact", "bob"), "leave it out"),
-        ((), "missing: --host DIR, or --contact"),
+        ((), "there is no account"),
+        (("--host", tmp_path, "--no-tor"), "the host knows"),
     ):
         done = run("cbfs", "invite", *words, "--account", tmp_path / "none", "--no-tor")
         assert done.returncode

@@ -64,8 +64,9 @@ PLANS = {
         "sockets": "service push turns limits",
         "figures": "sockets housekeeping push store",
         "admin": "figures store limits",
-        "cli": "admin figures sockets housekeeping push settings newcomers metrics lmdb_store"
-        " postgres_store store limits",
+        "registrar": "",
+        "cli": "admin figures sockets housekeeping push settings newcomers registrar metrics"
+        " lmdb_store postgres_store store limits",
         "entry": "",
     },
     "cbfs_names": {

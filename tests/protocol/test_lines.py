@@ -10,6 +10,7 @@ from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import (
     ENVELOPE_SIZE,
     INVITE_LINE_MAX,
+    INVITE_SIZE,
     LINE_SALT_SIZE,
     LINE_SECRET_SIZE,
     MARK_SIZE,
@@ -176,6 +177,8 @@ def test_any_bytes_are_a_record_or_an_error(data: bytes) -> None:
         replace(RECORD, contact=True),
         replace(CONTACT, inviter="", identity=b""),
         replace(CONTACT, token="x"),
+        replace(CONTACT, grant=bytes(INVITE_SIZE)),
+        replace(RECORD, grant=b"g"),
         replace(CONTACT, invite="x"),
     ],
 )
@@ -187,6 +190,6 @@ def test_a_record_with_anything_wrong_in_it_is_none(wrong: InviteRecord) -> None
 def test_a_record_has_one_encoding() -> None:
     data = RECORD.encode()
     assert decode_record(data) == RECORD
-    for other in (data + b"\0", data[:-1], b"\x9a\x02" + data[2:]):
+    for other in (data + b"\0", data[:-1], b"\x9b\x02" + data[2:]):
         with pytest.raises(DecodeError):
             decode_record(other)

@@ -16,6 +16,8 @@ from cbfs_common.limits import (
     BLOB_DAYS_MAX,
     BLOB_SEALED_CHUNK,
     ENVELOPE_SIZE,
+    GRANT_INDEX_MAX,
+    GRANTED_TOKEN_SIZE,
     IDS_MAX,
     MARK_SIZE,
     PREKEY_RECORD_SIZE,
@@ -37,6 +39,7 @@ from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
     Arrived,
+    AskInvite,
     Code,
     CountPrekeys,
     CreateAccount,
@@ -48,6 +51,7 @@ from cbfs_common.wire.requests import (
     Fetch,
     GetLimits,
     GetTerms,
+    Granted,
     LastMark,
     List,
     NewcomerTerms,
@@ -101,6 +105,8 @@ REQUESTS = (
     StatBlob(USER),
     GetChunk(USER, 0),
     RemoveBlob(USER),
+    AskInvite(bytes(56), 0),
+    AskInvite(bytes(56), GRANT_INDEX_MAX - 1),
 )
 REPLIES = (
     Done(),
@@ -115,6 +121,8 @@ REPLIES = (
     NewcomerTerms(False, ID, 64),
     BlobState(0, 21),
     BlobChunk(CHUNK),
+    Granted(bytes(56), bytes(56), bytes(56), b""),
+    Granted(bytes(56), bytes(56), bytes(56), bytes(GRANTED_TOKEN_SIZE)),
 )
 
 

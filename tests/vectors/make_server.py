@@ -44,6 +44,7 @@ def fixed(name: str, size: int) -> bytes:
 USER, ID, ID2 = fixed("user", 32), fixed("id", 16), fixed("id 2", 16)
 KEM, ENVELOPE = fixed("kem", 1_184), fixed("envelope", 16_384)
 INVITE, CHALLENGE = fixed("invite", 56), fixed("challenge", 16)
+GRANT, TOKEN = fixed("grant", 56), fixed("token", 154)
 BLOB, CAPABILITY, CHUNK = fixed("blob", 32), fixed("capability", 32), fixed("chunk", 16_400)
 MARK, MARK2 = fixed("mark", 56), fixed("mark 2", 56)
 
@@ -85,10 +86,12 @@ REQUESTS: list[tuple[str, int, Sequence[Value]]] = [
     ("GetChunk", 17, [CAPABILITY, 1]),
     ("GetChunk", 17, [CAPABILITY, 262_656]),
     ("RemoveBlob", 18, [BLOB]),
+    ("AskInvite", 19, [GRANT, 0]),
+    ("AskInvite", 19, [GRANT, 1_023]),
 ]
 REPLIES: list[tuple[str, int, Sequence[Value]]] = [
     ("Done", 64, []),
-    *(("ErrorReply", 65, [code]) for code in range(1, 18)),
+    *(("ErrorReply", 65, [code]) for code in range(1, 20)),
     ("PrekeyCount", 66, [127, 2**32 - 1]),
     ("PrekeyCount", 66, [128, 2**64 - 1]),
     ("PrekeyRecord", 67, [ONE, KEM]),
@@ -104,6 +107,8 @@ REPLIES: list[tuple[str, int, Sequence[Value]]] = [
     ("BlobState", 73, [0, 1]),
     ("BlobState", 73, [262_657, 65_535]),
     ("BlobChunk", 74, [CHUNK]),
+    ("Granted", 75, [INVITE, INVITE[::-1], GRANT, b""]),
+    ("Granted", 75, [INVITE, INVITE[::-1], GRANT, TOKEN]),
 ]
 PUSHES: list[tuple[str, int, Sequence[Value]]] = [("Arrived", 128, [ID, ENVELOPE])]
 

@@ -23,7 +23,7 @@ from cbfs.account.passphrase import Guard, unlocking
 from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.place import check_account
 from cbfs.commands.account import add_protection, guard, restore, tell_ready
-from cbfs.commands.home.joining import Joining, looked, noted, settle
+from cbfs.commands.home.joining import Joining, kept, looked, noted, settle
 from cbfs.commands.home.line import read_line
 from cbfs.commands.init import (
     Brought,
@@ -207,9 +207,12 @@ def _join(options: argparse.Namespace) -> int:
     place = (options.directory or options.account).absolute()
     unlock = unlocking(PassphraseSource(options.passphrase_fd).once)
     fresh = not place.exists()
-    begun = _begun_by(line, place, unlock) if (place / "root.key").exists() else None
+    begun, record = None, None
+    if (place / "root.key").exists():
+        begun, record = _begun_by(line, place, unlock)
     try:
-        record = _look(line, place, network, begun.user_id if begun else b"")
+        if record is None:
+            record = _look(line, place, network, begun.user_id if begun else b"")
     except LineSpent:
         if begun is None or not _settled(place, unlock):
             raise
@@ -233,13 +236,17 @@ def _join(options: argparse.Namespace) -> int:
     return 0
 
 
-def _begun_by(line: InviteLine, place: Path, unlock: Unlock) -> Account | None:
-    """The account that was begun in ``place`` by this line; None when none was begun. Raises
-    CbfsError when it is another one's."""
+def _begun_by(
+    line: InviteLine, place: Path, unlock: Unlock
+) -> tuple[Account | None, InviteRecord | None]:
+    """The account that was begun in ``place`` by this line, None when none was begun; and the
+    line's record, when it is used for that. Raises CbfsError when it is another one's."""
     with opened_store(place, SYSTEM_RANDOM, unlock) as store:
-        account, drop = load_account(store), noted(store)
-    if account is None or drop == line.drop:
-        return account
+        account, drop, record = load_account(store), noted(store), kept(store)
+    if account is None:
+        return None, None
+    if drop == line.drop:
+        return account, record
     raise CbfsError(
         f"{place} holds the account of {account.name} already",
         "choose another directory: cbfs init LINE DIR",
@@ -262,7 +269,7 @@ def _look(line: InviteLine, place: Path, network: NetworkOptions, user: bytes) -
     check_account(place)
 
     async def steps(way: Network) -> Drop:
-        return await looked(line, way.dialer)
+        return await looked(line, way.dialer, user)
 
     try:
         drop = run(reached, place, network, say, steps)
@@ -325,7 +332,7 @@ def _make_by_line(
                 await take_steps(store, account, way.dialer, say, brought)
             if noted(store):
                 await meet_inviter(store, account, way.dialer, say, joining)
-            await settle(line, record, store, account, way.dialer)
+            await settle(joining, store, account, way.dialer, say)
 
         try:
             run(online, store, place, network, say, steps)

@@ -15,6 +15,12 @@ from cbfs_common.errors import CbfsError
 LOOK_PERIOD: Final = 2.0
 """Seconds between two looks into the folder."""
 
+_UNREADABLE: Final = (
+    "whom you have invited is not awaited: what cbfs invite has left here cannot be read, as it was"
+    " made for keys that the account had before, or is no file of its own. Who comes by that line"
+    " has you for a contact, and waits in requests/ when they write"
+)
+
 _log = logging.getLogger("cbfs")
 
 
@@ -39,6 +45,8 @@ async def _take(account: Path, store: Store) -> str:
             try:
                 if one is not None:
                     await store.commit(partial(await_, one=one))
+                else:
+                    _log.error(_UNREADABLE)
                 path.unlink(missing_ok=True)
             except CbfsError as error:
                 wrong = error.in_full

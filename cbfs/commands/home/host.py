@@ -1,6 +1,7 @@
 """``cbfs host``: a message server and a name directory for friends, on this machine."""
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from cbfs.commands.home.host_settings import (
     CONTROL,
     NAMES,
     SERVER,
+    SETTINGS,
     HostSettings,
     first_settings,
     read_settings,
@@ -46,6 +48,10 @@ START_TIMEOUT: Final = 300.0
 
 TOLD: Final = "serving"
 """How the line begins that is printed when both servers can be reached."""
+
+_UNLESS_ALONE: Final = """test "$PPID" = "$0" && exec "$@\""""
+"""What a shell does, whose $0 is this process: no signal comes of a parent that has died before
+that was asked for."""
 
 _ORG = """\
 One host is trusted by all whom it invites: whoever runs it says who has which name. Several
@@ -142,11 +148,8 @@ async def _serve(work: _Work, manager: Manager) -> None:
     place, control = work.place, work.place / CONTROL
     servers: list[_Server] = []
     async with trio.open_nursery() as nursery:
-
-        def stopping() -> None:
-            manager.stopping()
-
-        await nursery.start(until_asked, nursery.cancel_scope, lambda: None, stopping)
+        reread = partial(_reread, work, servers, manager)
+        await nursery.start(until_asked, nursery.cancel_scope, reread, manager.stopping)
         async with _tor(work) as tor:
             write_file(control, tor.encode())
             try:
@@ -170,6 +173,41 @@ async def _serve(work: _Work, manager: Manager) -> None:
                 control.unlink(missing_ok=True)
                 with trio.CancelScope(shield=True):
                     await _end(servers)
+
+
+def _reread(work: _Work, servers: list[_Server], manager: Manager) -> None:
+    """At SIGHUP: give the servers the settings that the file has now. Each says itself what has
+    changed, and what counts when it is started again."""
+    manager.reloading()
+    try:
+        settings = read_settings(work.place) or work.settings
+        if settings.tor != work.settings.tor:
+            say(
+                f"the settings stay as they were: {SETTINGS} has another tor than whom you have"
+                " invited know this host by"
+            )
+        elif not all(each.url for each in servers):
+            say("the servers have not started yet, and go by the settings of before: reload again")
+        else:
+            for each in servers:
+                _write_settings(work.place, settings, each.name)
+                with suppress(ProcessLookupError):
+                    each.process.send_signal(signal.SIGHUP)
+    except CbfsError as error:
+        say(f"the settings stay as they were: {error.in_full}")
+    except OSError as error:
+        say(f"the settings stay as they were: {error.strerror}")
+    manager.reloaded()
+
+
+def _write_settings(place: Path, settings: HostSettings, name: str) -> Path:
+    """The file of settings of one of the two servers. Raises OSError."""
+    values = getattr(settings, name)
+    if name == SERVER:  # whom its accounts invite needs a name as well
+        values = {"names": str(place / NAMES), **values}
+    file = place / f"{name}.toml"
+    write_file(file, tomli_w.dumps(values).encode())
+    return file
 
 
 def _check(servers: list[_Server]) -> None:
@@ -208,17 +246,16 @@ async def _tor(work: _Work) -> AsyncIterator[str]:
 
 def _started(work: _Work, name: str, tor: str) -> _Server:
     """Start one of the two; it ends with this process, whatever becomes of that."""
-    data, values = work.place / name, getattr(work.settings, name)
-    file = work.place / f"{name}.toml"
-    write_file(file, tomli_w.dumps(values).encode())
+    data, file = work.place / name, _write_settings(work.place, work.settings, name)
     command = [installed(f"cbfs-{name}"), "--data", str(data), "--settings", str(file)]
     if tor:
         command += ["--tor-control", tor]
     if name == NAMES and work.store_is_current:
         command.append("--store-is-current")
+    unless_alone = "sh", "-c", _UNLESS_ALONE, str(os.getpid())
     try:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", *command],
+            ["setpriv", "--pdeathsig", "TERM", *unless_alone, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             process_group=0,  # Ctrl-C is for the host, which ends them in their turn

@@ -36,8 +36,10 @@ SHORT: Final = 3
 short."""
 
 _HEAD: Final = """\
-# Settings of cbfs host. After a change, restart it.
+# Settings of cbfs host. It reads them again at SIGHUP: limits and logs count at once, the rest when
+# it is started again, as it says then.
 # [server] has those of cbfs-server(8), [names] those of cbfs-names(8).
+# user-invites: how many others each of those who are here may invite in a week.
 
 """
 
@@ -57,13 +59,14 @@ def first_settings(*, tor: bool, listen: str | None) -> HostSettings:
     HOST:PORT of the message server, the directory has the next port; with port 0, two that are free
     are taken. Raises CbfsError."""
     both: dict[str, Any] = {"registration": "invite"}
+    mail = {**both, "user-invites": 0}
     if tor:
         loopback = {"listen": ["127.0.0.1:0"], "onion": True}
-        return HostSettings(tor, {**both, **loopback}, {**both, "short": SHORT, **loopback})
+        return HostSettings(tor, {**mail, **loopback}, {**both, "short": SHORT, **loopback})
     place = parse_place(listen or "127.0.0.1:0", 0)
     first, second = (place.port, place.port + 1) if place.port else _free_ports(place.host)
     server, names = ([host_and_port(place.host, port)] for port in (first, second))
-    return HostSettings(tor, {**both, "listen": server}, {**both, "short": SHORT, "listen": names})
+    return HostSettings(tor, {**mail, "listen": server}, {**both, "short": SHORT, "listen": names})
 
 
 def _free_ports(host: str) -> tuple[int, int]:

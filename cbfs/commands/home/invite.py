@@ -7,6 +7,8 @@ Its drop is at the server of a ``cbfs host`` on this machine, or at one's own ho
 import argparse
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from cbfs.account.account import (
     SYSTEM_RANDOM,
     Account,
     load_account,
+    load_own_server,
     opened_store,
     reading_store,
 )
@@ -38,7 +41,9 @@ from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
 from cbfs.mount.mount_table import mountpoints_of
 from cbfs.network.access import Network
+from cbfs.network.dial import HOME
 from cbfs.network.drop import at_drop, put
+from cbfs.network.link import ServerRefused, open_link, request
 from cbfs.network.options import NetworkOptions
 from cbfs.network.own_server import installed
 from cbfs.network.tor.config import TorOptions
@@ -46,11 +51,13 @@ from cbfs.receiving.signing_up import sign_up
 from cbfs.storage.root_key import Unlock
 from cbfs.storage.store import Meta, Table
 from cbfs_common.errors import CbfsError, CryptoError
-from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS, LINE_SALT_SIZE
+from cbfs_common.limits import GRANT_INDEX_MAX, LINE_DAYS, LINE_FINISH_DAYS, LINE_SALT_SIZE
 from cbfs_common.names.policy import parse_policy
-from cbfs_common.newcomers import parse_server_invite
+from cbfs_common.names.registration import decode_token
+from cbfs_common.newcomers import ServerInvite, parse_server_invite
 from cbfs_common.profile import Address
-from cbfs_common.wire.lines import InviteRecord, line_to
+from cbfs_common.wire.lines import InviteLine, InviteRecord, line_to
+from cbfs_common.wire.requests import AskInvite, Code, CreateAccount, Granted
 
 DAY: Final = 86_400
 
@@ -94,60 +101,130 @@ def _invite(options: argparse.Namespace) -> int:
     name = typed_name(options.name) if options.name else ""
     if options.contact and name:
         options.usage("NAME is of a newcomer: with --contact, leave it out")
-    if not (options.contact or options.host):
-        options.usage("missing: --host DIR, or --contact")
     unlock = unlocking(PassphraseSource(options.account_passphrase_fd).once)
-    account = _inviter(options, unlock)
-    if options.contact and account is None:
+    inviter = _inviter(options, unlock)
+    if inviter is None and (options.contact or not options.host):
         raise CbfsError(
-            f"there is no account in {options.account}, whose contact somebody could be",
-            "which one is it? --account DIR",
+            f"there is no account in {options.account}, which could invite anybody",
+            "which one is it? --account DIR; who runs a host: --host DIR",
         )
-    place = _host(options) if options.host or account is None else _home(options, account)
-    record = _record(place, account, name, contact=options.contact, host=options.host is not None)
-    line = line_to(place.server, record)
-    text = line.text()
-    invite = _to_server(place) if options.host else b""
-
-    async def steps(network: Network) -> None:
-        async with at_drop(network.dialer, line, SYSTEM_RANDOM) as link:
-            await sign_up(link, line.drop, SYSTEM_RANDOM, invite, say)
-            await put(link, line, record)
-
-    run(reached, place.directory, place.network, say, steps)
+    place = _host(options) if options.host or inviter is None else _home(options, inviter)
+    lines = _Lines(place, inviter, name, options.contact)
+    made = lines.by_host if options.host else lines.by_account
+    line, record = run(reached, place.directory, place.network, say, made)
     if record.inviter:  # before anybody has the line: whoever comes by it is awaited
         _await(options, Awaited(line, record.expires), unlock)
     use = "paste it into contacts/NEW of your mount" if options.contact else "cbfs init -"
     show_line(
-        text,
+        line.text(),
         "give it to one person, by a way that nobody else reads. It is good once, for"
         f" {LINE_DAYS} days: {use}",
     )
     return 0
 
 
-def _record(
-    place: _DropPlace, account: Account | None, name: str, *, contact: bool, host: bool
-) -> InviteRecord:
-    """What is to lie at the drop."""
-    salt = SYSTEM_RANDOM.token(LINE_SALT_SIZE)
-    expires = int(time.time()) + LINE_DAYS * DAY
-    inviter, identity = "", b""
-    if account is not None:
-        own = account.person.directory
-        if contact or own == parse_policy(place.policy).directory:
-            inviter, identity = account.name, account.profile.identity(account.person)
-    if contact and account is not None:
+@dataclass(frozen=True, slots=True)
+class _Inviter:
+    """An account, and its ``grant`` (INVITE_SIZE), or empty."""
+
+    account: Account
+    grant: bytes
+
+
+class _Lines:
+    """Makes a line, for ``name``, or empty, with a drop in this place; done again, the same one.
+    ``contact``: for somebody who has an account."""
+
+    def __init__(
+        self, place: _DropPlace, inviter: _Inviter | None, name: str, contact: bool
+    ) -> None:
+        self._place, self._by, self._name, self._contact = place, inviter, name, contact
+        self._salt = SYSTEM_RANDOM.token(LINE_SALT_SIZE)
+        self._expires = int(time.time()) + LINE_DAYS * DAY
+        self._to_drop = b""
+        self._of_host: InviteRecord | None = None
+
+    async def by_host(self, network: Network) -> tuple[InviteLine, InviteRecord]:
+        """With invites that the host makes, which runs here."""
+        if self._of_host is None:
+            self._of_host = self._record(*(("", "", b"") if self._contact else self._invites()))
+            invite = _made("cbfs-server", self._place.directory / SERVER)
+            self._to_drop = parse_server_invite(invite).invite
+        return await self._laid(network, self._of_host, self._to_drop)
+
+    async def by_account(self, network: Network) -> tuple[InviteLine, InviteRecord]:
+        """With those that the home server gives to the account, where it takes nobody without:
+        else a line for somebody who has an account needs none."""
+        if self._contact:
+            with _unless_invite_needed():
+                return await self._laid(network, self._record("", "", b""), b"")
+        if self._by is None or not self._by.grant:
+            raise CbfsError(
+                "your account may invite nobody at its server, as no line of a host has made it",
+                "ask whoever runs the server for a line",
+            )
+        address, key = self._place.server, self._by.account.transport
+        async with open_link(network.dialer, address, key, HOME, SYSTEM_RANDOM) as home:
+            for index in range(GRANT_INDEX_MAX):
+                granted = await request(home, AskInvite(self._by.grant, index))
+                record = self._record(*(("", "", b"") if self._contact else self._texts(granted)))
+                with _unless_invite_needed():  # a line of before has used it
+                    return await self._laid(network, record, granted.drop)
+        raise ServerRefused(Code.INVITES_SPENT)
+
+    async def _laid(
+        self, network: Network, record: InviteRecord, invite: bytes
+    ) -> tuple[InviteLine, InviteRecord]:
+        """Raises ServerRefused(INVITE_NEEDED) when the invite (INVITE_SIZE) to the drop, or empty,
+        is not taken."""
+        line = line_to(self._place.server, record)
+        line.text(), line.sealed(record)  # what is too long is told before anything is made
+        async with at_drop(network.dialer, line, SYSTEM_RANDOM) as link:
+            if invite:
+                await request(link, CreateAccount(invite))
+            else:
+                await sign_up(link, line.drop, SYSTEM_RANDOM, say=say)
+            await put(link, line, record)
+        return line, record
+
+    def _record(self, token: str, invite: str, grant: bytes) -> InviteRecord:
+        policy, inviter, identity = self._place.policy, "", b""
+        if self._by is not None:
+            account = self._by.account
+            policy = account.policy if self._contact else policy
+            if account.person.directory == parse_policy(policy).directory:
+                inviter, identity = account.name, account.profile.identity(account.person)
         return InviteRecord(
-            salt, expires, account.policy, inviter=inviter, identity=identity, contact=True
+            *(self._salt, self._expires, policy, token, invite, self._name),
+            *(inviter, identity, self._contact, grant),
         )
-    words = [name] if name else []
-    token = _made("cbfs-names", place.directory / NAMES, *words)
-    invite = _made("cbfs-server", place.directory / SERVER)
-    return InviteRecord(salt, expires, place.policy, token, invite, name, inviter, identity)
+
+    def _invites(self) -> tuple[str, str, bytes]:
+        """Of the host: to the directory and to the server, and a grant."""
+        names, server = (self._place.directory / each for each in (NAMES, SERVER))
+        token = _made("cbfs-names", names, *([self._name] if self._name else []))
+        grant = parse_server_invite(_made("cbfs-server", server, "--grant")).invite
+        return token, _made("cbfs-server", server), grant
+
+    def _texts(self, granted: Granted) -> tuple[str, str, bytes]:
+        """Of what the server has given: to the directory and to the server, and a grant. Raises
+        DecodeError."""
+        token = decode_token(granted.token).text() if granted.token else ""
+        invite = ServerInvite(self._place.server.key, granted.invite)
+        return token, invite.text(), granted.grant
 
 
-def _home(options: argparse.Namespace, account: Account) -> _DropPlace:
+@contextmanager
+def _unless_invite_needed() -> Iterator[None]:
+    """That a server wants an invite, or another one, is no error."""
+    try:
+        yield
+    except ServerRefused as error:
+        if error.code is not Code.INVITE_NEEDED:
+            raise
+
+
+def _home(options: argparse.Namespace, inviter: _Inviter) -> _DropPlace:
     """One's own home server."""
     directory = options.account.absolute()
     network: NetworkOptions = network_options(options)
@@ -155,7 +232,7 @@ def _home(options: argparse.Namespace, account: Account) -> _DropPlace:
     if not (network.no_tor or options.tor) and control.is_socket():
         # of the mount, which has its data: a second tor could not have that as well
         network = NetworkOptions(tor=TorOptions(str(control)))
-    return _DropPlace(directory, account.server, network, account.policy)
+    return _DropPlace(directory, inviter.account.server, network, inviter.account.policy)
 
 
 def _host(options: argparse.Namespace) -> _DropPlace:
@@ -177,12 +254,7 @@ def _host(options: argparse.Namespace) -> _DropPlace:
     return _DropPlace(place, server, network, read_text(place / NAMES / "policy"))
 
 
-def _to_server(place: _DropPlace) -> bytes:
-    """An invite (INVITE_SIZE) to the server of a host. Raises CbfsError."""
-    return parse_server_invite(_made("cbfs-server", place.directory / SERVER)).invite
-
-
-def _inviter(options: argparse.Namespace, unlock: Unlock) -> Account | None:
+def _inviter(options: argparse.Namespace, unlock: Unlock) -> _Inviter | None:
     """The account of who invites; None when there is none, or it is not finished."""
     if not (options.account / "root.key").exists():
         return None
@@ -190,7 +262,14 @@ def _inviter(options: argparse.Namespace, unlock: Unlock) -> Account | None:
         account = load_account(store)
         with store.read() as reader:
             finished = reader.get(Table.META, Meta.OWN) is not None
-    return account if finished else None
+            grant = reader.get(Table.META, Meta.GRANT) or b""
+        own = load_own_server(store)
+    if options.host is None and own is not None:
+        raise CbfsError(
+            "your home server is your own, and takes nobody else, nor what belongs to a line",
+            "have the other invite you: cbfs invite --contact",
+        )
+    return _Inviter(account, grant) if account is not None and finished else None
 
 
 def _await(options: argparse.Namespace, one: Awaited, unlock: Unlock) -> None:

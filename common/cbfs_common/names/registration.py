@@ -92,10 +92,13 @@ class Token:
     seed: bytes
     invite: Invite
 
+    def encode(self) -> bytes:
+        """seed 32 | invite."""
+        return self.seed + self.invite.encode()
+
     def text(self) -> str:
         """``cbfs-invite:`` and base32."""
-        data = self.seed + self.invite.encode()
-        return TOKEN_PREFIX + base64.b32encode(data).decode().rstrip("=").lower()
+        return TOKEN_PREFIX + base64.b32encode(self.encode()).decode().rstrip("=").lower()
 
 
 def parse_token(text: str) -> Token:
@@ -105,6 +108,11 @@ def parse_token(text: str) -> Token:
         data = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
     except (binascii.Error, ValueError) as error:
         raise DecodeError("not an invite", "it begins with cbfs-invite:") from error
+    return decode_token(data)
+
+
+def decode_token(data: bytes) -> Token:
+    """Undo ``Token.encode``. Raises DecodeError."""
     token = Token(data[:KEY_SIZE], decode_invite(data[KEY_SIZE:]))
     if len(token.seed) != KEY_SIZE or sign_public(token.seed) != token.invite.key:
         raise DecodeError("not an invite", "was it copied whole?")

@@ -23,6 +23,7 @@ from cbfs_common.errors import CryptoError, DecodeError
 from cbfs_common.limits import (
     ENVELOPE_SIZE,
     INVITE_LINE_MAX,
+    INVITE_SIZE,
     LINE_SALT_SIZE,
     LINE_SECRET_SIZE,
     MARK_SIZE,
@@ -63,7 +64,7 @@ _ROOM = ENVELOPE_SIZE - NONCE_SIZE - TAG_SIZE - _LENGTH_SIZE
 _MISTYPED = "this line is mistyped, or not whole"
 _COPY = "copy it again, from cbfs-line: to its end"
 _FOREIGN = "what lies at the server for this line cannot be read"
-_RECORD_FIELDS = 10
+_RECORD_FIELDS = 11
 _ANSWER_FIELDS = 4
 
 
@@ -220,7 +221,8 @@ class InviteRecord:
     invites to the directory and to the server, empty where none is needed. ``name``: the only one
     that the newcomer may take, or empty. ``inviter`` and ``identity`` (32): who invites, by the
     name that this directory has, or both empty. ``contact``: it is for somebody who has an account,
-    and is invited to nothing but to be a contact of the ``inviter``."""
+    and is invited to nothing but to be a contact of the ``inviter``. ``grant``: by what the
+    newcomer may invite others at the server (INVITE_SIZE), or empty."""
 
     salt: bytes
     expires: int
@@ -231,13 +233,14 @@ class InviteRecord:
     inviter: str = ""
     identity: bytes = b""
     contact: bool = False
+    grant: bytes = b""
 
     def encode(self) -> bytes:
         """An array of the version and the fields."""
         packed: bytes = msgpack.packb(
             (
                 *(VERSION, self.salt, self.expires, self.policy, self.token, self.invite),
-                *(self.name, self.inviter, self.identity, int(self.contact)),
+                *(self.name, self.inviter, self.identity, int(self.contact), self.grant),
             )
         )
         return packed
@@ -283,12 +286,14 @@ def decode_record(data: bytes) -> InviteRecord:
             str(inviter),
             bytes(identity),
             (0 | 1) as contact,
+            bytes(grant),
         ] if (
             len(salt) == LINE_SALT_SIZE
             and expires >= 0
             and len(policy) <= POLICY_MAX
             and len(identity) == _size_of(inviter)
-            and not (contact and (token or invite or name or not inviter))
+            and len(grant) in {0, INVITE_SIZE}
+            and not (contact and (token or invite or name or grant or not inviter))
         ):
             parse_policy(policy)
             if token:
@@ -297,7 +302,7 @@ def decode_record(data: bytes) -> InviteRecord:
                 parse_server_invite(invite)
             names = _name(name), _name(inviter)
             return InviteRecord(
-                salt, expires, policy, token, invite, *names, identity, contact=contact == 1
+                *(salt, expires, policy, token, invite, *names, identity), contact == 1, grant
             )
     raise DecodeError(_FOREIGN)
 

@@ -17,6 +17,8 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import (
     CHALLENGE_SIZE,
     ENVELOPE_SIZE,
+    GRANT_INDEX_MAX,
+    GRANTED_TOKEN_SIZE,
     IDS_MAX,
     INVITE_SIZE,
     MARK_SIZE,
@@ -77,6 +79,8 @@ class Code(IntEnum):
     BLOB_DIFFERS = 15
     BLOB_QUOTA = 16
     BLOB_TOO_LARGE = 17
+    GRANT_NEEDED = 18
+    INVITES_SPENT = 19
 
 
 def _kind(record: bytes) -> PrekeyKind:
@@ -343,6 +347,39 @@ class GetTerms(Request[NewcomerTerms]):
     REPLY: ClassVar[type[Reply]] = NewcomerTerms
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Granted(Reply):
+    """Invites for one line: ``drop`` and ``invite`` (INVITE_SIZE each), to this server, for the
+    line's drop and for who comes by it; the ``grant`` (INVITE_SIZE) by which they may invite in
+    their turn; and the ``token`` (GRANTED_TOKEN_SIZE), an invite to the name directory that belongs
+    to this server, empty where there is none."""
+
+    KIND: ClassVar[int] = 75
+    drop: bytes
+    invite: bytes
+    grant: bytes
+    token: bytes
+
+    def fields(self) -> tuple[Any, ...]:
+        """drop, invite, grant, token."""
+        return (self.drop, self.invite, self.grant, self.token)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class AskInvite(Request[Granted]):
+    """Invites by an account that has a ``grant`` (INVITE_SIZE): the ones of this week with the
+    ``index`` (below GRANT_INDEX_MAX). The same ones whenever it is asked in that week."""
+
+    KIND: ClassVar[int] = 19
+    REPLY: ClassVar[type[Reply]] = Granted
+    grant: bytes
+    index: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """grant, index u16."""
+        return (self.grant, self.index)
+
+
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """Pushed to a subscriber: an envelope and its id. Delete it once it is safe."""
@@ -370,6 +407,7 @@ AnyRequest = (
     | GetLimits
     | SwapMark
     | GetTerms
+    | AskInvite
     | MakeBlob
     | PutChunk
     | StatBlob
@@ -386,6 +424,7 @@ AnyReply = (
     | ServerLimits
     | LastMark
     | NewcomerTerms
+    | Granted
     | BlobState
     | BlobChunk
 )
@@ -405,6 +444,12 @@ def _refused(code: Any) -> ErrorReply:
         return ErrorReply(Code(count_of(code)))
     except ValueError as error:
         raise DecodeError(WRONG) from error
+
+
+def _index(value: Any) -> int:
+    if count_of(value) >= GRANT_INDEX_MAX:
+        raise DecodeError(WRONG)
+    return int(value)
 
 
 def _bits(value: Any) -> int:
@@ -440,6 +485,10 @@ _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
         lambda seen, new: SwapMark(bytes_or_none(seen, MARK_SIZE), bytes_of(new, MARK_SIZE)),
     ),
     GetTerms.KIND: (0, GetTerms),
+    AskInvite.KIND: (
+        2,
+        lambda grant, index: AskInvite(bytes_of(grant, INVITE_SIZE), _index(index)),
+    ),
     **blobs.REQUESTS,
 }
 _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
@@ -463,6 +512,15 @@ _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
         3,
         lambda invited, challenge, bits: NewcomerTerms(
             flag_of(invited), bytes_of(challenge, CHALLENGE_SIZE), _bits(bits)
+        ),
+    ),
+    Granted.KIND: (
+        4,
+        lambda drop, invite, grant, token: Granted(
+            bytes_of(drop, INVITE_SIZE),
+            bytes_of(invite, INVITE_SIZE),
+            bytes_of(grant, INVITE_SIZE),
+            bytes_or_none(token, GRANTED_TOKEN_SIZE),
         ),
     ),
     **blobs.REPLIES,
