@@ -15,6 +15,7 @@ FACE = (
     "formats",
     "passphrase",
     "passphrase_source",
+    "pasted",
     "place",
     "settings",
     "spool",

@@ -18,7 +18,7 @@ from cbfs.network.drop import at_drop, come, forget
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS
 from cbfs_common.names.policy import parse_policy
-from cbfs_common.primitives import exponential
+from cbfs_common.primitives import Random, exponential
 from cbfs_common.wire.lines import LineArrival
 
 DAY: Final = 86_400
@@ -30,6 +30,11 @@ LOOK_LAST: Final = 600.0
 LOOK_SLOWER: Final = 16.0
 """Seconds between two looks at a line on average: at first, and at most. They grow with its age, by
 a second in LOOK_SLOWER."""
+
+
+def pause(random: Random, age: float) -> float:
+    """Seconds to the next look at a line that is so many seconds old."""
+    return exponential(random, min(LOOK_FIRST + age / LOOK_SLOWER, LOOK_LAST))
 
 
 class Awaiting:
@@ -66,7 +71,7 @@ class Awaiting:
     def _pause(self, one: Awaited) -> float:
         """Seconds to the next look at a line."""
         age = max(0.0, self._context.clock() / 1_000 - (one.until - LINE_DAYS * DAY))
-        return exponential(self._context.random, min(LOOK_FIRST + age / LOOK_SLOWER, LOOK_LAST))
+        return pause(self._context.random, age)
 
     async def _look(self, one: Awaited) -> bool:
         """Look once; whether that was the last time. A server that does not answer, or has nothing

@@ -95,7 +95,9 @@ class Engine:
         self._admission = self._receiver.admission
         self._fetching = self._receiver.fetching
         self.directories = EngineDirectories(context, self, self._directory_changed)
-        self.people = EnginePeople(context, self._admission, self, self.directories)
+        self.people = EnginePeople(
+            context, self._admission, self, self.directories, view.line_refused
+        )
         self._redating = Redating(context, self)
         self._cover = CoverTraffic(context)
         self._mailbox = Mailbox(
@@ -125,6 +127,7 @@ class Engine:
             self._monitor.run,
             self._renewal.run,
             self._meeting.run,
+            self.people.use_lines,
             self._note_clock.run,
             partial(self._reminders.run, self._sender),
             self._keep_time,

@@ -130,6 +130,7 @@ class Meta(bytes, Enum):
     MET = b"met "  # key_part(name): they have sent a message that came, or got one
     MOVED = b"moved "  # inode u64: the number that it has now
     NAMESPACE = b"namespace "  # directory 16: what its people are shown with
+    PASTED = b"pasted "  # drop 32: a line that one has been given, until it is used and that told
     POLICY = b"policy "  # directory 16: by which a name directory is followed, but one's own
     PROVEN = b"proven "  # session id 16: what has come on it before is to be marked no more
     RELABEL = b"relabel "  # key_part(name): whose messages still have names of before
