@@ -41,6 +41,9 @@ def test_two_who_have_a_line_each_meet_over_tor(
         assert there.read_text() == "I am here.\n"
         known = (mounts["alice"] / "contacts" / "bob" / "profile.toml").read_text()
         assert 'known_by = "a line ' in known
+        line = host.invite("--contact", account=tmp_path / "bob-account")
+        (mounts["alice"] / "contacts" / "NEW").write_text(line)
+        assert not list((mounts["alice"] / "contacts").glob("NEW*"))
     finally:
         for mount in mounts.values():
             subprocess.run(["fusermount3", "-u", "-z", mount], check=False, timeout=WAIT)

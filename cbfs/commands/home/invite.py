@@ -7,7 +7,7 @@ Its drop is at the server of a ``cbfs host`` on this machine, or at one's own ho
 import argparse
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -109,8 +109,8 @@ def _invite(options: argparse.Namespace) -> int:
             "which one is it? --account DIR; who runs a host: --host DIR",
         )
     place = _host(options) if options.host or inviter is None else _home(options, inviter)
-    lines = _Lines(place, inviter, name, options.contact)
-    made = lines.by_host if options.host else lines.by_account
+    lines = _Lines(place, inviter, name, contact=options.contact)
+    made = lines.by_host() if options.host else lines.by_account
     line, record = run(reached, place.directory, place.network, say, made)
     if record.inviter:  # before anybody has the line: whoever comes by it is awaited
         _await(options, Awaited(line, record.expires), unlock)
@@ -136,21 +136,17 @@ class _Lines:
     ``contact``: for somebody who has an account."""
 
     def __init__(
-        self, place: _DropPlace, inviter: _Inviter | None, name: str, contact: bool
+        self, place: _DropPlace, inviter: _Inviter | None, name: str, *, contact: bool
     ) -> None:
         self._place, self._by, self._name, self._contact = place, inviter, name, contact
         self._salt = SYSTEM_RANDOM.token(LINE_SALT_SIZE)
         self._expires = int(time.time()) + LINE_DAYS * DAY
-        self._to_drop = b""
-        self._of_host: InviteRecord | None = None
 
-    async def by_host(self, network: Network) -> tuple[InviteLine, InviteRecord]:
-        """With invites that the host makes, which runs here."""
-        if self._of_host is None:
-            self._of_host = self._record(*(("", "", b"") if self._contact else self._invites()))
-            invite = _made("cbfs-server", self._place.directory / SERVER)
-            self._to_drop = parse_server_invite(invite).invite
-        return await self._laid(network, self._of_host, self._to_drop)
+    def by_host(self) -> Callable[[Network], Awaitable[tuple[InviteLine, InviteRecord]]]:
+        """With invites that the host has made, which runs here."""
+        record = self._record(*(("", "", b"") if self._contact else self._invites()))
+        invite = _made("cbfs-server", self._place.directory / SERVER)
+        return partial(self._laid, record=record, invite=parse_server_invite(invite).invite)
 
     async def by_account(self, network: Network) -> tuple[InviteLine, InviteRecord]:
         """With those that the home server gives to the account, where it takes nobody without:
@@ -229,7 +225,8 @@ def _home(options: argparse.Namespace, inviter: _Inviter) -> _DropPlace:
     directory = options.account.absolute()
     network: NetworkOptions = network_options(options)
     control = directory / "tor" / "control"
-    if not (network.no_tor or options.tor) and control.is_socket():
+    theirs = mountpoints_of(directory) and control.is_socket()
+    if theirs and not (network.no_tor or options.tor):
         # of the mount, which has its data: a second tor could not have that as well
         network = NetworkOptions(tor=TorOptions(str(control)))
     return _DropPlace(directory, inviter.account.server, network, inviter.account.policy)
