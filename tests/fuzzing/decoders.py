@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cbfs.account import awaited, claim, settings
+from cbfs.account import awaited, claim, pasted, settings
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.contacts import contact, words
 from cbfs.messages.lifetimes import Setting
@@ -154,6 +154,7 @@ DECODERS: dict[str, Decoder] = {
     "onion clients": _text(onion.parse_clients),
     "onion key": _text(onion.decode_service_key),
     "part": message.decode_part,
+    "pasted": pasted.decode_pasted,
     "prekey": prekey.decode_prekey,
     "prekey pair": prekey.PrekeyPair.decode,
     "profile": profile.decode_profile,
@@ -188,6 +189,7 @@ def samples() -> list[bytes]:
     address = profile.Address(_SERVER.key, "127.0.0.1", 1_984)
     line = lines.InviteLine(address, _SECRET[:LINE_SECRET_SIZE])
     found += [line.text().encode(), awaited.Awaited(line, NOW).encode()]
+    found.append(pasted.Pasted(line, NOW).encode())
     found.append(lines.LineArrival("bob", _SECRET).encode())
     for path in sorted((Path(__file__).parent.parent / "vectors").glob("*.json")):
         _collect(json.loads(path.read_text()), found)

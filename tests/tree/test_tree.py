@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from cbfs.mount.view import MountView
+from cbfs.problems import Refused
 from cbfs.tree.changes import Changes
 from cbfs.tree.nodes import File, Folder, MessageFile, Node, SymbolicLink, Text
 from cbfs.tree.processes import Process
@@ -508,6 +509,35 @@ def test_a_line_that_is_written_while_another_one_is_added_is_added_too(
             assert "NEW" not in contacts.entries
             go_on.set()
         assert added == ["one", "two"]
+        assert set(contacts.entries) == {"bob"}
+
+    run(tmp_path, body)
+
+
+def test_why_a_line_adds_nobody_is_shown_until_another_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(mount: Mount) -> None:
+        contacts = mount.tree.contacts
+
+        async def add(_line: str) -> None:
+            """It is taken."""
+
+        async def paste() -> None:
+            file = mount.changes.create(contacts, "NEW", 0o600, None)
+            await mount.tree.contents.write(file, 0, b"a line")
+            await mount.changes.check_close(file)
+
+        with pytest.raises(TreeError, match="EINVAL"):
+            await paste()
+        said = contacts.entries["NEW.error"]
+        assert b"there are none here" in mount.read(said)
+        for why in ("it was used", "it is too old"):
+            mount.view.line_refused(Refused(why, "ask for another"))
+            said = contacts.entries["NEW.error"]
+            assert mount.read(said).startswith(b"Nobody was added: " + why.encode())
+        monkeypatch.setattr(mount.backend, "add", add)
+        await paste()
         assert set(contacts.entries) == {"bob"}
 
     run(tmp_path, body)
