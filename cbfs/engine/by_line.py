@@ -96,7 +96,7 @@ class ByLine:
         if found.policy is not None:
             await self._directories.follow(found.policy.encode().encode(), only_new=True)
         known = contacts.get(found.name)
-        if known is None or known.entry == found.known:
+        if known is None or (known.entry == found.known and known.entry != found.entry):
             await contacts.learn(found.name, found.entry, How.LINE)
         elif contacts.identity(found.name, known.profile) != found.identity:
             raise OtherKeys(contacts.shown(found.name))

@@ -95,9 +95,7 @@ class Engine:
         self._admission = self._receiver.admission
         self._fetching = self._receiver.fetching
         self.directories = EngineDirectories(context, self, self._directory_changed)
-        self.people = EnginePeople(
-            context, self._admission, self, self.directories, view.line_refused
-        )
+        self.people = EnginePeople(context, self._admission, self, self.directories, view)
         self._redating = Redating(context, self)
         self._cover = CoverTraffic(context)
         self._mailbox = Mailbox(
@@ -262,8 +260,7 @@ class Engine:
         return [progress.in_vain_line(count, folder) for count, folder in counts if count]
 
     def trouble(self, name: str) -> str:
-        """Why what is queued for somebody is not delivered, as far as that is known, else
-        empty."""
+        """Why what is queued for somebody is not delivered, as far as is known; else empty."""
         return self._context.problems.of(topic_of(name))
 
     def prepare(self, names: Iterable[str]) -> None:

@@ -102,24 +102,25 @@ class Pasting:
         except StoreError:
             raise
         except (DialError, TransportError, DirectoryDown, NotYet, ServerRefused) as error:
-            await self._waits(one.line, str(error))
+            await self._waits(one.line, error)
         except trio.TooSlowError:
-            await self._waits(one.line, "a server does not answer")
+            why = NotYet("a server does not answer", "cbfs tries again by itself")
+            await self._waits(one.line, why)
         except CbfsError as error:
             await self._end(one, error)
         else:
             await self._end(one)
 
-    async def _waits(self, line: InviteLine, why: str) -> None:
+    async def _waits(self, line: InviteLine, why: CbfsError) -> None:
         """It cannot go on now. What is not used is not tried for longer than it is good."""
         context, one = self._context, self._now(line.drop)
         if one is None:
             return
         if one.record is None and context.clock() / 1_000 > one.since + LINE_DAYS * DAY:
-            await self._end(one, CbfsError(why, "ask who has given you the line for another"))
+            await self._end(one, CbfsError(str(why), "ask who has given you the line for another"))
             return
         what = "who has made it is not told yet" if one.met else "nobody was added yet"
-        text = f"a line that you have pasted: {what}: {why} (cbfs tries again by itself)"
+        text = f"a line that you have pasted is tried again: {what}: {why.in_full}"
         context.problems.set(_topic(one), text)
 
     async def _end(self, one: Pasted, why: CbfsError | None = None) -> None:

@@ -1,7 +1,7 @@
 """What the user does with people: contacts and strangers, for ``cbfs.interface.People``, and what
 they are called."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import Context, Events, supervised
 from cbfs.engine.directories import EngineDirectories
+from cbfs.engine.guarded_view import GuardedView
 from cbfs.interface import MessageRequest
 from cbfs.messages import petnames
 from cbfs.problems import Backoff, NotAName, Taken
 from cbfs.receiving import message_requests
 from cbfs.receiving.message_requests import Admission
 from cbfs.storage.store import Meta, StoreError, Table
-from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.errors import DecodeError
 
 if TYPE_CHECKING:
     from cbfs.engine.by_line import ByLine
@@ -33,13 +34,13 @@ class EnginePeople:
         admission: Admission,
         events: Events,
         directories: EngineDirectories,
-        refused: Callable[[CbfsError], None],
+        view: GuardedView,
     ) -> None:
-        """``refused`` is told why a line that the user has pasted adds nobody."""
+        """``view`` is told why a line that the user has pasted adds nobody."""
         self._context = context
         self._admission = admission
         self._directories = directories
-        self._refused = refused
+        self._view = view
         self._pasted = trio.Event()
         self.renaming = Renaming(context, events)
 
@@ -137,7 +138,7 @@ class EnginePeople:
             await self._next_line()
         from cbfs.engine.pasting import Pasting  # noqa: PLC0415 - as above
 
-        await Pasting(self._context, self._by_line(), self._refused).run(self._next_line)
+        await Pasting(self._context, self._by_line(), self._view.line_refused).run(self._next_line)
 
     async def _next_line(self) -> None:
         await self._pasted.wait()

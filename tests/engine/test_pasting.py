@@ -13,6 +13,7 @@ from cbfs.account.awaited import Awaited, await_
 from cbfs.account.pasted import PASTED_MAX, Pasted, decode_pasted, paste, pasted
 from cbfs.contacts.contact import How
 from cbfs.engine import awaiting, pasting
+from cbfs.engine.by_line import OtherKeys
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.network.dial import LoopbackDialer
@@ -258,3 +259,35 @@ def test_who_looks_at_a_line_that_is_pasted_finds_who_uses_it(
 
     at(line, step)
     assert marks == [line.mark(account.user_id)]
+
+
+def test_what_comes_to_be_known_meanwhile_is_not_undone(host: RunningHost, tmp_path: Path) -> None:
+    """Between that somebody is looked up, and that they are kept, a server is asked."""
+    place, amy = tmp_path / "albert", made(host, tmp_path / "amy")
+    own = made(host, place)
+    identity = amy.profile.identity(amy.person)
+
+    async def meanwhile() -> None:
+        async with running(place, NetworkOptions(no_tor=True)) as engine:
+            contacts, people = engine._context.contacts, engine.people._by_line()
+            found = await people.find(None, "amy", identity)
+            newer = replace(found.entry, version=found.entry.version + 1)
+            await contacts.learn("amy", newer, How.BUNDLE)
+            await people.keep(found)
+            known = contacts.named("amy")
+            assert (known.entry, known.how) == (newer, How.LINE)
+
+            other = replace(newer, profile=own.profile.encode())
+            await contacts.learn("amy", other, How.BUNDLE)
+            with pytest.raises(OtherKeys, match="amy"):
+                await people.keep(found)
+            assert contacts.named("amy").entry == other
+
+            await contacts.forget(["amy"], lambda writer: None)
+            await people.keep(found)
+            again = await people.find(None, "amy", identity)
+            await contacts.offer("amy", other)
+            await people.keep(again)
+            assert contacts.named("amy").offered == other
+
+    trio.run(meanwhile)
