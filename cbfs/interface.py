@@ -16,6 +16,7 @@ from cbfs.contacts.contact import Contact, Mark
 from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.messages.model import Content, Conversation, Message
 from cbfs.storage.store import Store, Writer
+from cbfs_common.errors import CbfsError
 from cbfs_common.names.policy import Policy
 from cbfs_common.profile import Profile
 
@@ -186,9 +187,9 @@ class People(Protocol):
         """The user calls a contact so. On the disk on return. Raises NotAName or Taken."""
 
     async def add(self, line: str) -> None:
-        """The user has pasted a line that somebody has given them: that is a contact then. On the
-        disk on return. Raises Refused for one that is good for nothing, NotYet when a server does
-        not answer."""
+        """The user has pasted a line that somebody has given them: that is a contact soon, or
+        ``View.line_refused`` is told why not. On the disk on return. Raises Refused for what is no
+        line."""
 
     def request(self, name: str) -> MessageRequest | None:
         """What somebody asks who is a stranger, None when no request of theirs waits."""
@@ -300,6 +301,9 @@ class View(Protocol):
     def contact_changed(self, name: str) -> None:
         """There is a new contact, or something of one, or of their request, is new."""
 
+    def line_refused(self, error: CbfsError) -> None:
+        """A line that the user has pasted adds nobody, and ``error`` says why."""
+
     def unknown_names(self, names: frozenset[str]) -> None:
         """The directory says, with proof, that nobody has these names."""
 
@@ -341,6 +345,9 @@ class NullView:
         """Nothing is shown."""
 
     def contact_changed(self, name: str) -> None:
+        """Nothing is shown."""
+
+    def line_refused(self, error: CbfsError) -> None:
         """Nothing is shown."""
 
     def unknown_names(self, names: frozenset[str]) -> None:

@@ -17,6 +17,7 @@ FACE = (
     "leaving",
     "passphrase",
     "passphrase_source",
+    "pasted",
     "place",
     "settings",
     "spool",

@@ -12,13 +12,13 @@ import trio
 
 from cbfs.account.awaited import Awaited, await_no_more, awaited
 from cbfs.context import Context
-from cbfs.engine.by_line import ByLine, OtherKeys
+from cbfs.engine.by_line import ByLine, Oneself, OtherKeys
 from cbfs.names.followed import PolicyRefused
 from cbfs.network.drop import at_drop, come, forget
 from cbfs_common.errors import CbfsError, DecodeError
-from cbfs_common.limits import LINE_DAYS
+from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS
 from cbfs_common.names.policy import parse_policy
-from cbfs_common.primitives import exponential
+from cbfs_common.primitives import Random, exponential
 from cbfs_common.wire.lines import LineArrival
 
 DAY: Final = 86_400
@@ -30,6 +30,11 @@ LOOK_LAST: Final = 600.0
 LOOK_SLOWER: Final = 16.0
 """Seconds between two looks at a line on average: at first, and at most. They grow with its age, by
 a second in LOOK_SLOWER."""
+
+
+def pause(random: Random, age: float) -> float:
+    """Seconds to the next look at a line that is so many seconds old."""
+    return exponential(random, min(LOOK_FIRST + age / LOOK_SLOWER, LOOK_LAST))
 
 
 class Awaiting:
@@ -66,14 +71,15 @@ class Awaiting:
     def _pause(self, one: Awaited) -> float:
         """Seconds to the next look at a line."""
         age = max(0.0, self._context.clock() / 1_000 - (one.until - LINE_DAYS * DAY))
-        return exponential(self._context.random, min(LOOK_FIRST + age / LOOK_SLOWER, LOOK_LAST))
+        return pause(self._context.random, age)
 
     async def _look(self, one: Awaited) -> bool:
         """Look once; whether that was the last time. A server that does not answer, or has nothing
-        there, is asked again later, until the line is too old."""
+        there, is asked again later, until the line is too old; what lies there is removed
+        then."""
         context, line = self._context, one.line
         if context.clock() // 1_000 > one.until:
-            return True
+            return await self._end(one)
         try:
             async with at_drop(context.dialer, line, context.random) as link:
                 found = await come(link, line)
@@ -87,6 +93,18 @@ class Awaiting:
             return False
         return True
 
+    async def _end(self, one: Awaited) -> bool:
+        """A line is too old: let nobody use the invites that lie there for it; whether that is
+        done, or they count no more."""
+        context = self._context
+        try:
+            async with at_drop(context.dialer, one.line, context.random) as link:
+                await forget(link)
+        except CbfsError:
+            past = context.clock() // 1_000 - one.until
+            return past > (LINE_FINISH_DAYS - LINE_DAYS) * DAY
+        return True
+
     async def _meet(self, come: LineArrival) -> None:
         """Let who has come be a contact, if their directory has the keys for them that they have
         told of. Raises what look-ups raise."""
@@ -94,7 +112,7 @@ class Awaiting:
         policy = parse_policy(come.policy) if come.policy else None
         try:
             await self._people.keep(await self._people.find(policy, come.name, come.identity))
-        except OtherKeys as error:
+        except (OtherKeys, Oneself) as error:
             context.problems.set(
                 "line", f"{come.name}, to whom you have given a line, has come, but {error.in_full}"
             )

@@ -44,9 +44,10 @@ class EngineDirectories:
             for one, other in self._context.followed.alike()
         )
 
-    async def follow(self, data: bytes) -> None:
-        """Follow the directory of this policy file, or one that is followed by this policy instead;
-        on the disk on return. Raises PolicyRefused; then nothing has changed."""
+    async def follow(self, data: bytes, *, only_new: bool = False) -> None:
+        """Follow the directory of this policy file, or one that is followed by this policy instead,
+        but not with ``only_new``; on the disk on return. Raises PolicyRefused; then nothing has
+        changed."""
         followed, problems = self._context.followed, self._context.problems
         async with self._lock:
             try:
@@ -55,10 +56,13 @@ class EngineDirectories:
             except (DecodeError, PolicyRefused) as error:
                 problems.set(TOPIC, f"a policy was not taken: {error.in_full}")
                 raise PolicyRefused(str(error), error.hint) from error
+            there = policy.directory in {each.directory for each in self.policies()}
+            if there and only_new:
+                return
             moved: list[tuple[Conversation, Conversation]] = []
             if policy.directory == followed.directories.own:
                 await self._context.store.commit(lambda writer: put_policy(writer, policy.encode()))
-            elif policy.directory in {each.directory for each in self.policies()}:
+            elif there:
                 await self._context.store.commit(lambda writer: followed.write(writer, policy))
             else:
                 moved = await self._rename(

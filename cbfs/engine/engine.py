@@ -95,7 +95,7 @@ class Engine:
         self._admission = self._receiver.admission
         self._fetching = self._receiver.fetching
         self.directories = EngineDirectories(context, self, self._directory_changed)
-        self.people = EnginePeople(context, self._admission, self, self.directories)
+        self.people = EnginePeople(context, self._admission, self, self.directories, view)
         self._redating = Redating(context, self)
         self._cover = CoverTraffic(context)
         self._mailbox = Mailbox(
@@ -125,6 +125,7 @@ class Engine:
             self._monitor.run,
             self._renewal.run,
             self._meeting.run,
+            self.people.use_lines,
             self._note_clock.run,
             partial(self._reminders.run, self._sender),
             self._keep_time,
@@ -259,8 +260,7 @@ class Engine:
         return [progress.in_vain_line(count, folder) for count, folder in counts if count]
 
     def trouble(self, name: str) -> str:
-        """Why what is queued for somebody is not delivered, as far as that is known, else
-        empty."""
+        """Why what is queued for somebody is not delivered, as far as is known; else empty."""
         return self._context.problems.of(topic_of(name))
 
     def prepare(self, names: Iterable[str]) -> None:

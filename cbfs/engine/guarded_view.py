@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from cbfs.interface import NullView, View
 from cbfs.messages.model import Conversation, Message
 from cbfs.storage.faults import harmless
+from cbfs_common.errors import CbfsError
 
 
 class GuardedView:
@@ -61,6 +62,11 @@ class GuardedView:
         """There is a new contact, or something of one, or of their request, is new."""
         with harmless():
             self._view.contact_changed(name)
+
+    def line_refused(self, error: CbfsError) -> None:
+        """A line that the user has pasted adds nobody."""
+        with harmless():
+            self._view.line_refused(error)
 
     def unknown_names(self, names: frozenset[str]) -> None:
         """The directory says, with proof, that nobody has these names."""

@@ -12,12 +12,13 @@ from cbfs.contacts.fingerprint import Fingerprint
 from cbfs.contacts.user_names import typed_name
 from cbfs.context import Context, Events, supervised
 from cbfs.engine.directories import EngineDirectories
+from cbfs.engine.guarded_view import GuardedView
 from cbfs.interface import MessageRequest
 from cbfs.messages import petnames
 from cbfs.problems import Backoff, NotAName, Taken
 from cbfs.receiving import message_requests
 from cbfs.receiving.message_requests import Admission
-from cbfs.storage.store import StoreError
+from cbfs.storage.store import Meta, StoreError, Table
 from cbfs_common.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ class EnginePeople:
         admission: Admission,
         events: Events,
         directories: EngineDirectories,
+        view: GuardedView,
     ) -> None:
+        """``view`` is told why a line that the user has pasted adds nobody."""
         self._context = context
         self._admission = admission
         self._directories = directories
+        self._view = view
+        self._pasted = trio.Event()
         self.renaming = Renaming(context, events)
 
     def contacts(self) -> tuple[Contact, ...]:
@@ -118,9 +123,26 @@ class EnginePeople:
         await supervised(self._context, Awaiting(self._context, self._by_line()).run)
 
     async def add(self, line: str) -> None:
-        """The user has pasted a line that somebody has given them: that is a contact then; on the
-        disk on return. Raises Refused, NotYet."""
-        await self._by_line().add(line)
+        """The user has pasted a line that somebody has given them: ``use_lines`` makes that a
+        contact; on the disk on return. Raises Refused."""
+        from cbfs.engine.pasting import paste_line  # noqa: PLC0415 - as above
+
+        await paste_line(self._context, line)
+        self._pasted.set()
+
+    async def use_lines(self) -> None:
+        """Use the lines that the user has pasted, until cancelled."""
+        with self._context.store.read() as reader:
+            there = next(reader.keys(Table.META, Meta.PASTED), None) is not None
+        if not there:
+            await self._next_line()
+        from cbfs.engine.pasting import Pasting  # noqa: PLC0415 - as above
+
+        await Pasting(self._context, self._by_line(), self._view.line_refused).run(self._next_line)
+
+    async def _next_line(self) -> None:
+        await self._pasted.wait()
+        self._pasted = trio.Event()
 
     def _by_line(self) -> "ByLine":
         from cbfs.engine.by_line import ByLine  # noqa: PLC0415 - as above

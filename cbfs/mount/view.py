@@ -23,6 +23,7 @@ from cbfs.tree.nodes import Folder, Node, SymbolicLink
 from cbfs.tree.processes import Processes
 from cbfs.tree.tree import Tree
 from cbfs.tree.watchers import Watchers
+from cbfs_common.errors import CbfsError
 
 
 class MountView:
@@ -186,6 +187,10 @@ class MountView:
         self.tree.requests.show(name, self.watchers)
         self.outbox.errors.contact_changed()
         self.outbox.changed()
+
+    def line_refused(self, error: CbfsError) -> None:
+        """Show why a line that the user has pasted adds nobody."""
+        self.tree.new_contact.refused(error, self.watchers)
 
     def message_added(self, message: Message) -> None:
         """Show a message that has arrived, or was sent. Nobody tells of it again: what a fault

@@ -132,6 +132,7 @@ class Meta(bytes, Enum):
     MET = b"met "  # key_part(name): they have sent a message that came, or got one
     MOVED = b"moved "  # inode u64: the number that it has now
     NAMESPACE = b"namespace "  # directory 16: what its people are shown with
+    PASTED = b"pasted "  # drop 32: a line that one has been given, until it is used and that told
     POLICY = b"policy "  # directory 16: by which a name directory is followed, but one's own
     HANDED = (
         b"handed "  # id 16: since when (u64, seconds) a file of another machine is a draft, and

@@ -323,7 +323,7 @@ class Changes:
     async def check_close(self, file: File) -> None:
         """A handle that could write is about to be closed. Raises TreeError(EINVAL) for wrong
         settings, for a policy that cannot be followed, for a decision on a contact that does not
-        fit, and for a line that adds nobody; EAGAIN where a server has not answered."""
+        fit, and for what is no line."""
         for people in self._tree.deciders:
             if people.is_answer(file):
                 await people.decide(file)

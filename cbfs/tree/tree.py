@@ -115,7 +115,7 @@ class Tree:
         self.show_quarantine()
         self.people = ContactFolders(self.contacts, backend, self.contents.read)
         self.requests = RequestFolders(requests, self.people, backend, self.contents.read)
-        self._new = NewContact(self.contacts, backend, self.contents.read, self.new_inode)
+        self.new_contact = NewContact(self.contacts, backend, self.contents.read, self.new_inode)
         self.inodes = Inodes(self.root, self._again)
         self.directories = DirectoriesFolder(
             directories, backend, self.contents.read, self.new_inode, self.inodes
@@ -154,7 +154,7 @@ class Tree:
     @property
     def deciders(self) -> tuple[ContactFolders, RequestFolders, NewContact]:
         """Whose are the files that are decisions on people, and done when they are closed."""
-        return self.people, self.requests, self._new
+        return self.people, self.requests, self.new_contact
 
     def drafts(self) -> list[Folder]:
         """The folders under outbox/ of all conversations."""

@@ -26,15 +26,20 @@ from cbfs.contacts.contact import Contact, How, decode_contact
 from cbfs.engine import awaiting
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
+from cbfs.names.lookups import Lookups
 from cbfs.network.dial import DialError, LoopbackDialer
-from cbfs.network.drop import DROP, answer, come, put
+from cbfs.network.drop import DROP, LineSpent, answer, at_drop, come, put
+from cbfs.network.drop import come as look_for
+from cbfs.network.drop import look as look_at
 from cbfs.network.link import Link, open_link
 from cbfs.network.options import NetworkOptions
 from cbfs.network.pacing import PacedDialer
 from cbfs.receiving.signing_up import sign_up
 from cbfs.storage.store import Meta, Store, Table
 from cbfs_common.errors import CbfsError
-from cbfs_common.limits import LINE_DAYS, LINE_SALT_SIZE, LINE_SECRET_SIZE
+from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS, LINE_SALT_SIZE, LINE_SECRET_SIZE
+from cbfs_common.names.checks import Absent, Found, NameChanged
+from cbfs_common.names.entry import Entry
 from cbfs_common.names.policy import Policy, parse_policy
 from cbfs_common.newcomers import parse_server_invite
 from cbfs_common.primitives import Random
@@ -175,6 +180,24 @@ def test_a_policy_that_comes_by_a_line_changes_no_directory_that_is_followed(
     assert not any("sam" in each for each in problems)
 
 
+def test_a_policy_that_the_user_adds_meanwhile_holds(host: RunningHost, tmp_path: Path) -> None:
+    """Whether one is followed is seen when the policy that has come is written, and not before."""
+    place = tmp_path / "yves"
+    mine = parse_policy(made(host, place).policy)
+    key = mine.witnesses[0][1].public
+    users = replace(mine, log=replace(mine.log, name="far.example", public=key))
+    came = replace(users, config=b"x" * 32)
+
+    async def follow() -> tuple[Policy, ...]:
+        async with running(place, NetworkOptions(no_tor=True)) as engine:
+            await engine.directories.follow(users.encode().encode(), only_new=True)
+            for each in (came, replace(mine, config=b"x" * 32)):
+                await engine.directories.follow(each.encode().encode(), only_new=True)
+            return engine.directories.policies()
+
+    assert trio.run(follow) == (mine, users)
+
+
 @pytest.mark.parametrize("true", [True, False])
 def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
     host: RunningHost, tmp_path: Path, quick: None, *, true: bool
@@ -193,6 +216,127 @@ def test_who_comes_is_no_contact_under_other_keys_than_they_have_told(
     else:
         assert known == {}
         assert any(f"other keys for {name}" in each for each in problems)
+
+
+def knowing(place: Path, contact: Contact) -> None:
+    """Let this account have a contact."""
+    with opened_store(place, SYSTEM_RANDOM) as store:
+        store.write(
+            lambda writer: writer.put(
+                Table.PEERS, writer.key_part(contact.name.encode()), contact.encode()
+            )
+        )
+
+
+def test_a_contact_who_has_other_keys_by_now_stays_one(
+    host: RunningHost, tmp_path: Path, quick: None
+) -> None:
+    """Their new keys follow from those that are known, which no poll has shown yet."""
+    inviter, place = tmp_path / "wendy", tmp_path / "walter"
+    made(host, inviter)
+    before = made(host, place)
+    come = LineArrival("walter", before.profile.identity(before.person))
+    trio.run(arriving, inviter, parse_line(host.invite(account=inviter)), come)
+    known = contacts_of(inviter)["walter"]
+    invite = tmp_path / "invite"
+    invite.write_text(tool(host, "server"))
+    words = "--account", place, "--no-tor", "--server-invite", invite
+    done = run("cbfs", "name", "rotate", *words)
+    assert done.returncode == 0, done.stderr
+    with opened_store(place, SYSTEM_RANDOM) as store:
+        now = load_account(store)
+    assert now
+    assert now.profile.keys != before.profile.keys
+
+    come = LineArrival("walter", now.profile.identity(now.person))
+    knowing(inviter, replace(known, how=How.DIRECTORY))
+    line = parse_line(host.invite(account=inviter))
+    problems, _policies = trio.run(arriving, inviter, line, come)
+    after = contacts_of(inviter)["walter"]
+    assert not any("walter" in each for each in problems)
+    assert after.profile.keys == now.profile.keys
+    assert after.entry.version > known.entry.version
+    assert (after.how, after.since) == (How.LINE, known.since)
+
+
+def test_a_new_owner_of_the_name_of_a_contact_is_offered_and_no_contact(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    """Else, with a directory that lies, whoever has a line could be anybody whom one knows."""
+    inviter, sybil = tmp_path / "trent", made(host, tmp_path / "sybil")
+    made(host, inviter)
+    come = LineArrival("sybil", sybil.profile.identity(sybil.person))
+    trio.run(arriving, inviter, parse_line(host.invite(account=inviter)), come)
+    known = contacts_of(inviter)["sybil"]
+    before = replace(known, entry=replace(known.entry, round=known.entry.round - 1), verified=5)
+    knowing(inviter, before)
+    ask = Lookups.lookup
+
+    async def changed(
+        lookups: Lookups, name: str, known: Entry | None = None, *, lapsed: bool = False
+    ) -> Found | Absent:
+        found = await ask(lookups, name, None, lapsed=lapsed)
+        if known is not None and isinstance(found, Found) and found.entry != known:
+            raise NameChanged(found.entry)
+        return found
+
+    monkeypatch.setattr(Lookups, "lookup", changed)
+    line = parse_line(host.invite(account=inviter))
+    problems, _policies = trio.run(arriving, inviter, line, come)
+    after = contacts_of(inviter)["sybil"]
+    assert after.offered == known.entry
+    assert (after.entry, after.verified) == (before.entry, 5)
+    assert any("other keys for sybil" in each for each in problems)
+
+
+def test_an_older_entry_of_a_contact_is_not_believed(
+    host: RunningHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
+) -> None:
+    inviter, heinz = tmp_path / "zoe", made(host, tmp_path / "heinz")
+    made(host, inviter)
+    come = LineArrival("heinz", heinz.profile.identity(heinz.person))
+    trio.run(arriving, inviter, parse_line(host.invite(account=inviter)), come)
+    known = contacts_of(inviter)["heinz"]
+    newer = replace(known, entry=replace(known.entry, version=known.entry.version + 1))
+    knowing(inviter, newer)
+    line, again = parse_line(host.invite(account=inviter)), trio.Event()
+    looks = 0
+
+    async def look() -> None:
+        async with open_link(LoopbackDialer(), line.address, line.key, b"", SYSTEM_RANDOM) as link:
+            await answer(link, line, come)
+        async with (
+            running(inviter, NetworkOptions(no_tor=True)) as engine,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(engine.people.await_invited)
+            with trio.fail_after(TIMEOUT):
+                await again.wait()
+            nursery.cancel_scope.cancel()
+
+    async def count(link: Link, line: InviteLine) -> LineArrival | None:
+        nonlocal looks
+        looks += 1
+        if looks > 1:  # the first look has ended, and was not the last one
+            again.set()
+        return await look_for(link, line)
+
+    monkeypatch.setattr(awaiting, "come", count)
+    trio.run(look)
+    assert contacts_of(inviter)["heinz"].entry == newer.entry
+
+
+def test_nobody_becomes_a_contact_of_oneself(
+    host: RunningHost, tmp_path: Path, quick: None
+) -> None:
+    """Who has the line may tell of who has made it."""
+    place = tmp_path / "ursula"
+    own = made(host, place)
+    line = parse_line(host.invite(account=place))
+    come = LineArrival("ursula", own.profile.identity(own.person))
+    problems, _policies = trio.run(arriving, place, line, come)
+    assert contacts_of(place) == {}
+    assert any("is you" in each for each in problems)
 
 
 def test_who_is_awaited_stays_so_when_nothing_lies_there_yet(
@@ -228,6 +372,47 @@ def test_who_is_awaited_stays_so_when_nothing_lies_there_yet(
                 return awaited(reader)
 
     assert trio.run(look) == [fresh]
+
+
+def test_what_lies_there_for_a_line_that_is_too_old_is_removed(
+    host: RunningHost, tmp_path: Path, quick: None
+) -> None:
+    """Else whoever finds the line later could use the invites. A server that does not answer is
+    asked again as long as they are good."""
+    inviter, now = tmp_path / "xena", int(time.time())
+    made(host, inviter)
+    line = parse_line(host.invite(account=inviter))
+    away = InviteLine(Address(b"k" * 32, "127.0.0.1", 1), b"a" * LINE_SECRET_SIZE)
+    later = replace(away, secret=b"l" * LINE_SECRET_SIZE)
+    good = Awaited(later, now - 9)
+    with opened_store(inviter, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: await_(writer, Awaited(line, now - 9)))
+        store.write(lambda writer: await_(writer, Awaited(away, now - LINE_FINISH_DAYS * 86_400)))
+        store.write(lambda writer: await_(writer, good))
+
+    async def left() -> list[Awaited]:
+        async with (
+            running(inviter, NetworkOptions(no_tor=True)) as engine,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(engine.people.await_invited)
+            with trio.fail_after(TIMEOUT):
+                found: list[Awaited] = []
+                while len(found) != 1:
+                    await trio.sleep(0.02)
+                    with engine.store.read() as reader:
+                        found = awaited(reader)
+            nursery.cancel_scope.cancel()
+        return found
+
+    assert trio.run(left) == [good]
+
+    async def again() -> None:
+        async with at_drop(LoopbackDialer(), line, SYSTEM_RANDOM) as link:
+            await look_at(link, line, 0)
+
+    with pytest.RaisesGroup(LineSpent, flatten_subgroups=True, allow_unwrapped=True):
+        trio.run(again)
 
 
 def test_no_line_is_looked_at_because_of_another_one(

@@ -20,6 +20,7 @@ from cbfs.problems import Refused
 from cbfs.receiving.compositions import note_begun
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.store import StoreError, Table, Writer
+from cbfs_common.errors import CbfsError
 from cbfs_common.messages.conversation import continued_id
 from tests.support.world import WAIT, World
 
@@ -70,6 +71,9 @@ class Recorder:
         self.ended.append(message)
 
     def contact_changed(self, name: str) -> None:
+        pass
+
+    def line_refused(self, error: CbfsError) -> None:
         pass
 
     def unknown_names(self, names: frozenset[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cbfs.account import awaited, claim, leaving, settings
+from cbfs.account import awaited, claim, leaving, pasted, settings
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.commands.home.moving import cargo, held, messages
 from cbfs.contacts import contact, words
@@ -161,6 +161,7 @@ DECODERS: dict[str, Decoder] = {
     "onion clients": _text(onion.parse_clients),
     "onion key": _text(onion.decode_service_key),
     "part": message.decode_part,
+    "pasted": pasted.decode_pasted,
     "prekey": prekey.decode_prekey,
     "prekey pair": prekey.PrekeyPair.decode,
     "profile": profile.decode_profile,
@@ -195,6 +196,7 @@ def samples() -> list[bytes]:
     address = profile.Address(_SERVER.key, "127.0.0.1", 1_984)
     line = lines.InviteLine(address, _SECRET[:LINE_SECRET_SIZE])
     found += [line.text().encode(), awaited.Awaited(line, NOW).encode()]
+    found.append(pasted.Pasted(line, NOW).encode())
     found.append(lines.LineArrival("bob", _SECRET).encode())
     found.append(move_line.MoveLine(_SECRET[:LINE_SECRET_SIZE]).text().encode())
     found.append(leaving.begin_leaving(_RANDOM, "127.0.0.1", 1).encode())

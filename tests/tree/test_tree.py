@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from cbfs.mount.view import MountView
+from cbfs.problems import Refused
 from cbfs.tree.changes import Changes
 from cbfs.tree.nodes import File, Folder, MessageFile, Node, SymbolicLink, Text
 from cbfs.tree.processes import Process
@@ -478,3 +479,65 @@ def test_what_waited_for_a_message_on_its_way_is_done_where_its_folder_is_now(
         assert not begun.entries
 
     run(tmp_path, body, grace=1_000)
+
+
+def test_a_line_that_is_written_while_another_one_is_added_is_added_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a file of its own, as soon as what writes the one has closed it."""
+
+    async def body(mount: Mount) -> None:
+        added: list[str] = []
+        go_on, contacts = trio.Event(), mount.tree.contacts
+
+        async def add(line: str) -> None:
+            added.append(line)
+            await go_on.wait()
+
+        async def paste(line: bytes) -> None:
+            file = mount.changes.create(contacts, "NEW", 0o600, None)
+            await mount.tree.contents.write(file, 0, line)
+            await mount.changes.check_close(file)
+            await mount.changes.close(file)
+
+        monkeypatch.setattr(mount.backend, "add", add)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(paste, b"one")
+            await until(lambda: added)
+            nursery.start_soon(paste, b"two")
+            await until(lambda: len(added) == 2)
+            assert "NEW" not in contacts.entries
+            go_on.set()
+        assert added == ["one", "two"]
+        assert set(contacts.entries) == {"bob"}
+
+    run(tmp_path, body)
+
+
+def test_why_a_line_adds_nobody_is_shown_until_another_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(mount: Mount) -> None:
+        contacts = mount.tree.contacts
+
+        async def add(_line: str) -> None:
+            """It is taken."""
+
+        async def paste() -> None:
+            file = mount.changes.create(contacts, "NEW", 0o600, None)
+            await mount.tree.contents.write(file, 0, b"a line")
+            await mount.changes.check_close(file)
+
+        with pytest.raises(TreeError, match="EINVAL"):
+            await paste()
+        said = contacts.entries["NEW.error"]
+        assert b"there are none here" in mount.read(said)
+        for why in ("it was used", "it is too old"):
+            mount.view.line_refused(Refused(why, "ask for another"))
+            said = contacts.entries["NEW.error"]
+            assert mount.read(said).startswith(b"Nobody was added: " + why.encode())
+        monkeypatch.setattr(mount.backend, "add", add)
+        await paste()
+        assert set(contacts.entries) == {"bob"}
+
+    run(tmp_path, body)

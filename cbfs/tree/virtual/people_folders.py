@@ -14,10 +14,9 @@ muted          ``touch muted``: what they send is not shown as unread; undone by
 A decision on keys is a copy of what was read, so that nothing is decided that changed in between:
 other content is refused with EINVAL when it is closed.
 
-What a program writes into contacts/NEW is a line that somebody has given the user. When it is
-closed there is a folder of that person, and no NEW any more; or it is refused with EINVAL, or
-EAGAIN where a server has not answered, nothing has changed, and ``NEW.error`` says why. The line is
-in memory only.
+What a program writes into contacts/NEW is a line that somebody has given the user. What is none is
+refused with EINVAL when it is closed, and nothing has changed. Else it is in the store, and there
+is a folder of that person as soon as servers have answered; or ``NEW.error`` says why not.
 
 A stranger who has written has a folder in requests/ until the user decides, with profile.toml and
 fingerprint, and:
@@ -36,7 +35,7 @@ from contextlib import contextmanager
 
 from cbfs.contacts.contact import Contact, Mark, Standing
 from cbfs.interface import Backend
-from cbfs.problems import NotAName, NotYet, Refused, Taken
+from cbfs.problems import NotAName, Refused, Taken
 from cbfs.tree.nodes import File, Folder, Node, Text
 from cbfs.tree.rules import (
     NEW_CONTACT,
@@ -56,6 +55,7 @@ from cbfs.tree.texts import (
 )
 from cbfs.tree.virtual.virtual_directory import inode_for
 from cbfs.tree.watchers import Watchers
+from cbfs_common.errors import CbfsError
 from cbfs_common.limits import INVITE_LINE_MAX
 
 ANSWER_MAX = 4_096
@@ -403,22 +403,18 @@ class NewContact:
         return isinstance(node, File) and self._contacts.entries.get(NEW_CONTACT) is node
 
     async def decide(self, file: File) -> None:
-        """It is about to be closed: who has made the line is a contact, on the disk on return. An
-        empty one says nothing yet. Raises TreeError(EINVAL) for a line that is good for nothing,
-        EAGAIN when it is not known what it is good for."""
+        """It is about to be closed: who has made the line will be a contact, and that is on the
+        disk on return. An empty one says nothing yet. Raises TreeError(EINVAL) for what is no
+        line."""
         if not file.size:
             return
         text = self._read(file, 0, LINE_TEXT_MAX).decode(errors="replace")
+        self.drop(file)  # at once: what is written from now on has a file of its own
         try:
             await self._backend.people.add(text)
         except Refused as error:
             self._tell(error)
             raise TreeError(errno.EINVAL) from error
-        except NotYet as error:
-            self._tell(error)
-            raise TreeError(errno.EAGAIN) from error
-        finally:
-            self.drop(file)
         self._forget_error()
 
     def drop(self, file: File) -> None:
@@ -426,10 +422,27 @@ class NewContact:
         if self._contacts.entries.get(NEW_CONTACT) is file:
             self._contacts.remove(NEW_CONTACT)
 
-    def _tell(self, error: Refused | NotYet) -> None:
-        data = error_text(error, error.hint, "Nobody was added").encode()
+    def refused(self, error: CbfsError, watchers: Watchers) -> None:
+        """A line that was taken turns out to add nobody: show why, so that ``watchers`` see it."""
+        node, there = self._text(error), self._contacts.entries.get(NEW_CONTACT_ERROR)
+        if isinstance(there, Text):
+            there.render, there.mtime_ns = node.render, node.mtime_ns
+            watchers.touch(there.inode)
+            return
+
+        def enter() -> None:
+            self._forget_error()
+            self._contacts.add(NEW_CONTACT_ERROR, node)
+
+        watchers.show(f"contacts/{NEW_CONTACT_ERROR}", node, enter)
+
+    def _tell(self, error: Refused) -> None:
         self._forget_error()
-        self._contacts.add(NEW_CONTACT_ERROR, Text(self._new_inode(), lambda: data, time.time_ns()))
+        self._contacts.add(NEW_CONTACT_ERROR, self._text(error))
+
+    def _text(self, error: CbfsError) -> Text:
+        data = error_text(error, error.hint, "Nobody was added").encode()
+        return Text(self._new_inode(), lambda: data, time.time_ns())
 
     def _forget_error(self) -> None:
         if NEW_CONTACT_ERROR in self._contacts.entries:
