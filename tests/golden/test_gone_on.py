@@ -19,7 +19,7 @@ from cbfs.earlier.bringing import bring_over
 from cbfs.messages import history
 from cbfs.messages.conversations import is_left, load_conversations
 from cbfs.messages.model import Conversation
-from cbfs.messages.queues import delivery_queue
+from cbfs.messages.queues.delivery_queue import pending
 from cbfs.storage.encoding import pack, u32, u64
 from cbfs.storage.store import Store
 from cbfs_common.errors import CbfsError
@@ -273,22 +273,32 @@ def is_good(conversation: Conversation, text: str) -> bool:
     return fits(conversation.id, people, conversation.subject, conversation.root)
 
 
-def test_a_directory_may_be_tried_again_after_another_one(store: Store) -> None:
-    """It has refused the name, or did not answer."""
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_directory_may_be_tried_again_after_another_one(store: Store, *, waits: bool) -> None:
+    """It has refused the name, or did not answer. What is left without a message is not shown, and
+    what waits is in one with the name of before."""
     alice = Before("alice")
-    alice.talk(BOTH, "lunch", "bob", {})
+    if waits:
+        alice.talk(BOTH, "lunch", "alice", {"bob": "queued"})
+    else:
+        alice.talk(BOTH, "lunch", "bob", {})
     alice.bring(store)
+    (before,) = shown(store)
     ends = []
     for key in b"1", b"2", b"1":
         moved(store, policy(key))
         end = last(store)
-        ends.append(end)
+        ends.append(end.id)
         assert is_good(end, policy(key))
-        assert end.root == talk_id(BOTH, "lunch")
+        assert end.root == before.id
         assert [each.id for each in shown(store) if each.outbox_inode] == [end.id]
-        assert len(shown(store)) == 2
-        assert len({each.folder for each in shown(store)}) == 2
-    assert ends[0].id == ends[2].id
+        assert (end.folder == before.folder) is waits
+        names = [each.folder for each in shown(store)]
+        assert len(set(names)) == len(names) == (1 if waits else 2)
+        with store.read() as reader:
+            jobs = [(job.conversation, job.content.size) for job in pending(reader, "bob")]
+            assert jobs == ([(end.id, len(SAID))] if waits else [])
+    assert ends[0] == ends[2] != ends[1]
 
 
 def test_what_has_reached_some_waits_for_all_of_them_once_more(store: Store) -> None:
@@ -303,7 +313,7 @@ def test_what_has_reached_some_waits_for_all_of_them_once_more(store: Store) -> 
     with store.read() as reader:
         (message,) = history.load_messages(reader, end.id)
         for name in "bob", "carol":
-            (job,) = delivery_queue.pending(reader, name)
+            (job,) = pending(reader, name)
             assert (job.conversation, job.message) == (end.id, message.id)
 
 
