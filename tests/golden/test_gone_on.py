@@ -20,13 +20,16 @@ from cbfs.messages import history
 from cbfs.messages.conversations import is_left, load_conversations
 from cbfs.messages.model import Conversation
 from cbfs.messages.queues.delivery_queue import pending
+from cbfs.receiving.compositions import Compositions, newest, unsaid
+from cbfs.receiving.message_requests import release
+from cbfs.receiving.reassembly import Arrivals, Reception
 from cbfs.storage.encoding import pack, u32, u64
-from cbfs.storage.store import Store
+from cbfs.storage.store import Store, Writer
 from cbfs_common.errors import CbfsError
 from cbfs_common.messages.conversation import fits
 from cbfs_common.names.note import LOG_KEY, NoteKey
 from cbfs_common.names.policy import parse_policy
-from cbfs_common.person import Directories
+from cbfs_common.person import Directories, directory_id
 from cbfs_common.primitives import dh_public, kdf, sign_public
 from tests.golden.test_golden import mounted
 from tests.golden.test_many_brought import LOG, NOW, POLICY, SERVER, Record, contact, entry
@@ -315,6 +318,45 @@ def test_what_has_reached_some_waits_for_all_of_them_once_more(store: Store) -> 
         for name in "bob", "carol":
             (job,) = pending(reader, name)
             assert (job.conversation, job.message) == (end.id, message.id)
+
+
+def test_who_was_accepted_before_goes_on_where_they_do(store: Store) -> None:
+    people = ("bob", "dave")
+    bob = Before("bob")
+    bob.knows("dave", "stranger")
+    bob.request("dave", people, "lunch")
+    bob.bring(store)
+    directories = Directories(directory_id(LOG.public))
+    reception = Reception("bob", NOW, 0, False, directories)
+    store.write(lambda writer: release(writer, Arrivals({}), reception, "dave"))
+    (before,) = shown(store)
+    moved(store, policy(b"1"))
+    end, began = last(store), talk_id(people, "lunch")
+    assert before.root == end.root == began
+    assert is_good(end, policy(b"1"))
+    with store.read() as reader:
+        (message,) = history.load_messages(reader, before.id)
+    assert message.sender == "dave"
+
+
+def test_more_people_are_added_where_it_goes_on(store: Store) -> None:
+    alice = Before("alice")
+    alice.talk(BOTH, "lunch", "alice", {"bob": "received"})
+    alice.bring(store)
+    (before,) = shown(store)
+    moved(store, policy(b"1"))
+    old, directories = last(store), Directories(parse_policy(policy(b"1")).directory)
+
+    def change(writer: Writer) -> Conversation:
+        return Compositions(writer, directories, "alice", before.id).go_on(old.id, {"carol"})
+
+    new = store.write(change)
+    assert new.participants == ("alice", "bob", "carol")
+    assert (new.root, last(store)) == (before.id, new)
+    with store.read() as reader:
+        for each in shown(store):
+            assert newest(reader, each) == new
+            assert unsaid(reader, each, "alice") is None
 
 
 def test_notes_to_oneself_stay_where_they_are(store: Store) -> None:
