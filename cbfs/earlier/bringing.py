@@ -118,6 +118,12 @@ class _Bringing:
         table, rows = group[0][0], [(key, value) for _table, key, value in group]
         if table == b"meta":
             self._meta |= {key: value for key, value in rows if key.startswith(_WANTED)}
+            if b"account next" in self._meta:
+                raise CbfsError(
+                    "a change of the account's keys or server is not finished, and an earlier cbfs"
+                    " has begun it",
+                    "finish it with that one first: repeat the command that was cut off",
+                )
         elif table == b"requests":
             self._requests += [read_request(value) for _key, value in rows]
         elif table == b"messages":

@@ -11,13 +11,10 @@ from dataclasses import dataclass, replace
 from cbfs.earlier.old_records import OldPart, OldRequest
 from cbfs.storage.encoding import pack
 from cbfs_common.errors import DecodeError, LimitError
-from cbfs_common.limits import CONVERSATION_NUMBERS
 from cbfs_common.messages.body import Part, encode_part, part_capacity
-from cbfs_common.messages.conversation import Lifetime, conversation_id, end_of
+from cbfs_common.messages.conversation import Lifetime, carried_on, end_of
 from cbfs_common.person import Person
-from cbfs_common.primitives import kdf
 
-_DERIVED = 0x80
 _NO_SESSION = bytes(16)
 
 
@@ -57,6 +54,8 @@ def _parts(old: list[OldPart], directory: bytes) -> list[Part]:
     by_number = {part.number: part for part in old}
     first = old[0]
     people = tuple(Person(directory, name) for name in first.participants)
+    # it followed from names alone: its sender goes on from it, once in a directory of now
+    conversation, root = carried_on(first.conversation, people, first.subject)
     if len(by_number) != first.count:
         shares = [(number, first.count, part.chunk) for number, part in sorted(by_number.items())]
     else:
@@ -67,7 +66,7 @@ def _parts(old: list[OldPart], directory: bytes) -> list[Part]:
     return [
         Part(
             salt=first.id,
-            conversation=_conversation(first, people),
+            conversation=conversation,
             parents=(),
             participants=people,
             subject=first.subject,
@@ -81,19 +80,7 @@ def _parts(old: list[OldPart], directory: bytes) -> list[Part]:
             bundle=b"",
             folder=first.folder,
             lifetime=Lifetime(*first.lifetime),
+            root=root,
         )
         for number, count, chunk in shares
     ]
-
-
-def _conversation(part: OldPart, people: tuple[Person, ...]) -> bytes:
-    """The id of the conversation that a stranger has begun: one that follows from its people does
-    so by their directories as well."""
-    names = [name.encode() for name in part.participants]
-    said = bytes([len(names)]) + b"".join(bytes([len(name)]) + name for name in names)
-    subject = part.subject.encode()
-    for number in range(CONVERSATION_NUMBERS):
-        before = kdf(b"", b"cbfs1 talk id", said + number.to_bytes(2, "big") + subject, 16)
-        if bytes([before[0] | _DERIVED]) + before[1:] == part.conversation:
-            return conversation_id(people, part.subject, number)
-    return part.conversation

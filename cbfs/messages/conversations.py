@@ -166,6 +166,18 @@ def name_folder(writer: Writer, conversation: Conversation, sender: str) -> Conv
     return put_conversation(writer, named)
 
 
+def exchange_names(
+    writer: Writer, one: Conversation, other: Conversation
+) -> tuple[Conversation, Conversation]:
+    """Have each of two conversations the folder's name of the other; gives them as they are
+    then."""
+    names = other.folder, one.folder
+    found = [replace(each, folder=name) for each, name in zip((one, other), names, strict=True)]
+    for each in found:
+        writer.put(Table.META, Meta.FOLDER + writer.key_part(each.folder.encode()), each.id)
+    return put_conversation(writer, found[0]), put_conversation(writer, found[1])
+
+
 def _folder_name(
     reader: Reader, conversation: Conversation, sender: str, taken: Callable[[str], bool]
 ) -> str:

@@ -34,7 +34,7 @@ from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.records import KEY_PART_SIZE
 from cbfs.storage.store import Reader, Series, StoreError, Table, Writer
 from cbfs_common.messages.body import Part, decode_body, encode_part
-from cbfs_common.messages.conversation import renumbered
+from cbfs_common.messages.conversation import carried_on
 from cbfs_common.person import Directories, Person
 
 REQUESTS_MAX = 64
@@ -154,8 +154,8 @@ def move_requests(writer: Writer, before: bytes, now: bytes) -> None:
         part = decode_body(body)
         if isinstance(part, Part):
             people = tuple(sorted(_moved(who, before, now) for who in part.participants))
-            place = renumbered(part.conversation, part.participants, people, part.subject)
-            moved = replace(part, participants=people, conversation=place, parents=())
+            place, root = carried_on(part.conversation, people, part.subject, part.root)
+            moved = replace(part, participants=people, conversation=place, root=root, parents=())
             record = _encode(name, received, encode_part(moved), session)
             writer.put(Table.REQUESTS, key, record)
 

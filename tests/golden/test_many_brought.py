@@ -48,17 +48,20 @@ DAY = 86_400_000
 NOW = 1_796_000_000_000
 
 
-def entry(name: str) -> bytes:
+def entry(
+    name: str, signing: bytes = b"i" * 32, auth: bytes = b"a" * 32, owner: bytes = b"o" * 32
+) -> bytes:
     """An entry of a directory of then."""
-    profile = b"\1" + b"u" * 32 + b"i" * 32 + b"a" * 32 + SERVER.key + b"\x1e\x14" + b"127.0.0.1"
+    profile = b"\1" + b"u" * 32 + signing + auth + SERVER.key + b"\x1e\x14" + b"127.0.0.1"
     numbers = (1).to_bytes(4, "big") * 2 + b"\1" + (2_000_000_000).to_bytes(8, "big") + bytes(40)
-    keys = Keys(1, (b"o" * 32,)).encode() + Keys(0, ()).encode() * 2
+    keys = Keys(1, (owner,)).encode() + Keys(0, ()).encode() * 2
     return b"\1" + short(name.encode()) + numbers + keys + bytes(8) + long(profile)
 
 
-def contact(name: str, petname: str = "", standing: str = "known") -> bytes:
+def contact(name: str, petname: str = "", standing: str = "known", said: bytes = b"") -> bytes:
+    """Somebody who is known, by the entry that is ``said`` of them."""
     plain = (NOW, "DIRECTORY", 0, 7, b"", 0, 0, "", 0, 0, standing, 0, petname)
-    return pack(entry(name), *plain)
+    return pack(said or entry(name), *plain)
 
 
 def id_of(serial: int) -> bytes:

@@ -73,12 +73,15 @@ def test_people_of_before_go_on_with_each_other(
     bob = stack.enter_context(mounted(accounts / "bob-account", "grace=0.1"))
     seen = shown(bob)
     alice = stack.enter_context(mounted(accounts / "alice-account", "grace=0.1"))
-    wait_for(lambda: list(bob.glob("conversations/*-carol/*-alice-late.txt")), "what has waited")
-    (late,) = bob.glob("conversations/*-carol/*-alice-late.txt")
+    wait_for(
+        lambda: list(bob.glob("conversations/*-carol (2)/*-alice-late.txt")), "what has waited"
+    )
+    (late,) = bob.glob("conversations/*-carol (2)/*-alice-late.txt")
     assert late.read_text() == LATE
-    (talk,) = bob.glob("outbox/*-carol")
+    (talk,) = bob.glob("outbox/*-carol (2)")
     (talk / "now.txt").write_text("here it is\n")
-    wait_for(lambda: list(alice.glob("conversations/*-carol/*-bobby-now.txt")), "the answer")
+    wait_for(lambda: list(alice.glob("conversations/*-carol (2)/*-bobby-now.txt")), "the answer")
+    assert list(alice.glob("outbox/*-bobby-carol (2)/later.txt"))
     assert seen.items() <= shown(bob).items()
     assert len(list(alice.glob("conversations/*-carol"))) == 2
     profile = tomllib.loads((alice / "contacts" / "bobby" / "profile.toml").read_text())
@@ -143,7 +146,9 @@ def test_a_line_takes_up_an_account_of_before_and_its_name(
     assert "other keys" not in done.stderr
     theirs = stack.enter_context(mounted(bob, "grace=0.1"))
     mine = stack.enter_context(mounted(alice, "grace=0.1"))
-    wait_for(lambda: list(theirs.glob("conversations/*-carol/*-alice-late.txt")), "what has waited")
+    wait_for(
+        lambda: list(theirs.glob("conversations/*-carol (2)/*-alice-late.txt")), "what has waited"
+    )
     assert sorted(path.name for path in (mine / "contacts").iterdir()) == ["bobby", "carol"]
     assert not (mine / "contacts" / "bobby" / "CHANGED").exists()
     assert (theirs / "contacts" / "alice").exists()

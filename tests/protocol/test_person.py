@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.messages.conversation import continued_id, conversation_id, fits
+from cbfs_common.messages.conversation import (
+    carried_on,
+    continued_id,
+    conversation_id,
+    fits,
+    random_conversation_id,
+)
 from cbfs_common.person import (
     Directories,
     Person,
@@ -75,6 +81,20 @@ def test_who_goes_on_has_an_id_that_nobody_else_can_have() -> None:
     assert fits(ids[4], (alice, bob, carol), "", began)
     assert sum(fits(id_, (alice, bob, carol), "", began) for id_ in ids) == 1
     assert not fits(began, (alice, bob), "", began)
+
+
+def test_people_of_another_directory_carry_on_under_one_id_however_often_they_move() -> None:
+    """All that is not theirs any more is; what nobody has derived stays as it is."""
+    people = [tuple(Person(where, name) for name in ("alice", "bob")) for where in (HERE, THERE)]
+    began = conversation_id(people[0], "", 0)
+    assert carried_on(began, people[0], "") == (began, b"")
+    moved = carried_on(began, people[1], "")
+    assert moved == (continued_id(began, people[1], ""), began)
+    assert carried_on(moved[0], people[1], "", moved[1]) == moved
+    back = carried_on(moved[0], people[0], "", moved[1])
+    assert back == (continued_id(began, people[0], ""), began)
+    drawn = random_conversation_id(b"\xff" * 16)
+    assert carried_on(drawn, people[1], "") == (drawn, b"")
 
 
 @pytest.mark.parametrize(

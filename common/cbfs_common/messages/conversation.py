@@ -57,17 +57,6 @@ def random_conversation_id(random: bytes) -> bytes:
     return bytes([random[0] & ~_DERIVED]) + random[1:]
 
 
-def renumbered(
-    id: bytes, before: tuple[Person, ...], now: tuple[Person, ...], subject: str
-) -> bytes:
-    """The id of a conversation whose people (sorted) are ``now`` others than ``before``, as names
-    of theirs are in another directory: the same unless it was derived from them."""
-    for number in range(CONVERSATION_NUMBERS):
-        if conversation_id(before, subject, number) == id:
-            return conversation_id(now, subject, number)
-    return id
-
-
 def fits(id: bytes, participants: tuple[Person, ...], subject: str, root: bytes = b"") -> bool:
     """Whether a conversation of these people about this may have this id; one that goes on from the
     one of the id ``root``, if that is not empty. A derived id belongs to its participants and
@@ -79,6 +68,18 @@ def fits(id: bytes, participants: tuple[Person, ...], subject: str, root: bytes 
     hashes = id, bytes([id[0] & ~_DERIVED]) + id[1:]
     people, said = _people(participants), subject.encode()
     return any(_numbered(people, said, number) in hashes for number in range(CONVERSATION_NUMBERS))
+
+
+def carried_on(
+    id: bytes, participants: tuple[Person, ...], subject: str, root: bytes = b""
+) -> tuple[bytes, bytes]:
+    """(id, root) under which these people (sorted) go on with a conversation when names of theirs
+    are in another directory than before: as it was where that ``fits`` still, else as one that goes
+    on from where it began. So all who have it, and whoever has not, meet in the same."""
+    if fits(id, participants, subject, root):
+        return id, root
+    began = root or id
+    return continued_id(began, participants, subject), began
 
 
 # Lifetimes
