@@ -75,33 +75,23 @@ class Awaiting:
 
     async def _look(self, one: Awaited) -> bool:
         """Look once; whether that was the last time. A server that does not answer, or has nothing
-        there, is asked again later, until the line is too old; what lies there is removed
-        then."""
+        there, is asked again later. When the line is too old, this is the last look at who has
+        come, as they may have done so while this client did not run; nobody is to use the invites
+        that lie there after that, and a server that does not answer is asked until they count no
+        more."""
         context, line = self._context, one.line
-        if context.clock() // 1_000 > one.until:
-            return await self._end(one)
+        past = context.clock() // 1_000 - one.until
         try:
             async with at_drop(context.dialer, line, context.random) as link:
                 found = await come(link, line)
-                if found is None:
+                if found is not None:
+                    await self._meet(found)
+                elif past <= 0:
                     return False
-                await self._meet(found)
                 await forget(link)
         except DecodeError:
             return True
         except CbfsError:
-            return False
-        return True
-
-    async def _end(self, one: Awaited) -> bool:
-        """A line is too old: let nobody use the invites that lie there for it; whether that is
-        done, or they count no more."""
-        context = self._context
-        try:
-            async with at_drop(context.dialer, one.line, context.random) as link:
-                await forget(link)
-        except CbfsError:
-            past = context.clock() // 1_000 - one.until
             return past > (LINE_FINISH_DAYS - LINE_DAYS) * DAY
         return True
 

@@ -365,11 +365,13 @@ def test_who_is_awaited_stays_so_when_nothing_lies_there_yet(
         ):
             nursery.start_soon(engine.people.await_invited)
             with trio.fail_after(TIMEOUT):
-                while looked[0] < 3:
+                found: list[Awaited] = []
+                while looked[0] < 3 or len(found) != 1:
                     await trio.sleep(0.02)
+                    with engine.store.read() as reader:
+                        found = awaited(reader)
             nursery.cancel_scope.cancel()
-            with engine.store.read() as reader:
-                return awaited(reader)
+        return found
 
     assert trio.run(look) == [fresh]
 
@@ -413,6 +415,20 @@ def test_what_lies_there_for_a_line_that_is_too_old_is_removed(
 
     with pytest.RaisesGroup(LineSpent, flatten_subgroups=True, allow_unwrapped=True):
         trio.run(again)
+
+
+def test_who_has_come_in_time_is_met_by_who_was_away_for_long(
+    host: RunningHost, tmp_path: Path, quick: None
+) -> None:
+    """The inviter's computer was off from before they came until the line was too old."""
+    inviter, olive = tmp_path / "wendy", made(host, tmp_path / "olive")
+    made(host, inviter)
+    line = parse_line(host.invite(account=inviter))
+    with opened_store(inviter, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: await_(writer, Awaited(line, int(time.time()) - 86_400)))
+    come = LineArrival("olive", olive.profile.identity(olive.person))
+    trio.run(arriving, inviter, line, come)
+    assert contacts_of(inviter)["olive"].how is How.LINE
 
 
 def test_no_line_is_looked_at_because_of_another_one(
