@@ -14,7 +14,7 @@ from cbfs.account.awaited import Awaited, await_no_more, awaited
 from cbfs.context import Context
 from cbfs.engine.by_line import ByLine, Oneself, OtherKeys
 from cbfs.names.followed import PolicyRefused
-from cbfs.network.drop import at_drop, come, forget
+from cbfs.network.drop import LineSpent, at_drop, come, forget
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import LINE_DAYS, LINE_FINISH_DAYS
 from cbfs_common.names.policy import parse_policy
@@ -91,6 +91,8 @@ class Awaiting:
                 await forget(link)
         except DecodeError:
             return True
+        except LineSpent:
+            return past > 0
         except CbfsError:
             return past > (LINE_FINISH_DAYS - LINE_DAYS) * DAY
         return True
