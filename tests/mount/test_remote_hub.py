@@ -13,7 +13,7 @@ import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.mount.remote.files import UPLOADS_MAX, HandedParts, HubFiles
-from cbfs.mount.remote.session import SILENT_MAX, HubSession, _HubWords
+from cbfs.mount.remote.session import SILENT_MAX, HubSession, _HubWords, _Registered
 from cbfs.mount.remote.wire import ID_SIZE, PATH_MAX
 from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest
 from cbfs.storage.encoding import u64
@@ -41,7 +41,7 @@ class Hub:
     def link(self) -> HubFiles:
         """The files of another link."""
         view = self.mount.view
-        return HubFiles(view, self._place, self.uploads, None, lambda inode: inode)
+        return HubFiles(view, self._place, self.uploads.of(b""), None, lambda inode: inode)
 
     async def put(
         self,
@@ -426,7 +426,7 @@ def test_what_is_there_is_not_refused_when_it_comes_again(tmp_path: Path) -> Non
             raise TreeError(errno.ENOSPC)
 
         again._quota.check = full  # type: ignore[method-assign]
-        words = _HubWords(again)
+        words = _HubWords(again, _Registered({}))
         part = SingleRequest(3, "part", [FIRST, 0, b"text"])
         assert await words.part(part, lambda: None) == (errno.ENOSPC, 0)
         arguments = [FIRST, b"outbox/bob/note", 0o640, 0, 4, b"", False, b""]

@@ -88,19 +88,36 @@ class _Upload:
     used: float
 
 
-class HandedParts:
-    """What is being handed over, by all links: what has come of a file stays for the next one to go
-    on. ``lock`` is held while one becomes a draft, so that one that is handed over once more, by a
-    new link, finds what became of it."""
+@dataclass(slots=True, eq=False)
+class Running:
+    """A link: ``scope`` ends it, and it is ``over`` when nothing goes on that was asked on it."""
+
+    scope: trio.CancelScope
+    over: trio.Event
+
+
+class Handed:
+    """What is being handed over by the links that see the same of the account: what has come of a
+    file stays for the next link to go on. ``lock`` is held while one becomes a draft, so that one
+    that is handed over once more, by a new link, finds what became of it. ``links``: those that
+    there are, by the id of their mount."""
 
     def __init__(self) -> None:
         self.lock = trio.Lock()
-        self._by_view: dict[bytes, dict[bytes, _Upload]] = {}
+        self.uploads: dict[bytes, _Upload] = {}
+        self.links: dict[bytes, list[Running]] = {}
 
-    def of(self, conversation: bytes) -> dict[bytes, _Upload]:
-        """Those of the links that see this conversation only, or all: nobody has a hand in those of
+
+class HandedParts:
+    """What is being handed over, by all links."""
+
+    def __init__(self) -> None:
+        self._by_view: dict[bytes, Handed] = {}
+
+    def of(self, conversation: bytes) -> Handed:
+        """That of the links that see this conversation only, or all: nobody has a hand in that of
         others."""
-        return self._by_view.setdefault(conversation, {})
+        return self._by_view.setdefault(conversation, Handed())
 
 
 class HubFiles:
@@ -111,7 +128,7 @@ class HubFiles:
         self,
         view: MountView,
         account: Path,
-        uploads: HandedParts,
+        handed: Handed,
         single: SingleView | None,
         inode_of: Callable[[int], int],
     ) -> None:
@@ -119,13 +136,13 @@ class HubFiles:
         self._tree = view.tree
         self._single = single
         self._inode_of = inode_of
-        self._handing = uploads.lock
+        self._handing = handed.lock
         self._root = single.root if single else view.tree.root
         self._changes = Changes(view.tree, adds=single is None)
         self._contents = view.tree.contents
         self._attributes = Attributes(view)
         self._quota = Quota(account, view.tree.backend)
-        self._uploads = uploads.of((single.drafts.conversation or b"") if single else b"")
+        self._uploads = handed.uploads
 
     # what is there
 

@@ -46,7 +46,9 @@ PIECE_MAX: Final = 512 * 1024
 """Bytes of a frame from the hub: a part of a file, or LISTED_AT_ONCE entries."""
 
 ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
-    "hello": (int,),  # version; gives [version, time, id of the account, or of the conversation]
+    # version, id of the mount: of those of the same mount, earlier links are over when this is
+    # answered; gives [version, time, id of the account, or of the conversation]
+    "hello": (int, bytes),
     "ping": (),  # gives the time (nanoseconds)
     "stat": (bytes,),
     "list": (bytes,),  # in several frames: [more, [name, stat] each]
@@ -179,6 +181,8 @@ def _fit(word: str, arguments: list[Any]) -> bool:
     if word == "taken":
         ids = arguments[0]
         return len(ids) <= TAKEN_MAX and all(type(i) is bytes and len(i) == ID_SIZE for i in ids)
+    if word == "hello" and len(arguments[1]) != ID_SIZE:
+        return False
     if word in {"part", "put", "upload"} and len(arguments[0]) != ID_SIZE:
         return False
     if word == "withdraw" and not is_ids(arguments[0]):
