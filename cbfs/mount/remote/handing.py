@@ -16,7 +16,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -75,6 +75,12 @@ class _Waiting:
         """Whether it, or what it is in the place of, may be at the hub or not, and the next try
         tells."""
         return self.unknown or (self.earlier and self.refused is None and self.item.whole)
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether it is not handed over: it is no message, or somebody is writing in it."""
+        is_no_message = is_scratch(os.fsdecode(self.node.name)) or not self.item.whole
+        return bool(self.node.writers) or is_no_message
 
 
 class Handing:
@@ -381,7 +387,7 @@ class Handing:
                 )
                 if not is_open:
                     break
-                if not self._view.link.is_up:
+                if known is None or known.stays_here or not self._view.link.is_up:
                     self._view.link.hurry()
                     raise OSError(errno.EBUSY, "")
                 self.wake()
@@ -452,9 +458,8 @@ class Handing:
                 return math.inf
             if self._waiting.get(identity) is not known or known.node in self._claims:
                 continue  # who has it wakes us
-            is_no_message = is_scratch(os.fsdecode(known.node.name)) or not known.item.whole
-            if known.node.writers or is_no_message:
-                continue  # it stays here
+            if known.stays_here:
+                continue
             if known.refused is not None:
                 number, when = known.refused
                 if number not in PASSING or trio.current_time() < when + AGAIN:
@@ -482,16 +487,19 @@ class Handing:
             if self._waiting.get(identity) is not known:
                 return
             item, again, unknown = known.item, known.sent, known.unknown
-            content = await self.read(item)
+            content = await self._content(item, again)
             if not self._view.link.is_up:
                 raise AwayError
             known.sent = known.unknown = True
         try:
-            result = await self._view.link.hand_over(item, content, again=again)
-        except AwayError:
+            if content is None:
+                result = await self._became(known)
+            else:
+                result = await self._view.link.hand_over(item, content, again=again)
+        except (AwayError, FileNotFoundError):
             raise
         except OSError as error:
-            if error.errno == errno.ECANCELED:
+            if error.errno == errno.ECANCELED and content is not None:
                 await self._under_another_id(identity, known, content)
             else:
                 self._refused(identity, known, error.errno or errno.EIO, earlier=unknown)
@@ -509,6 +517,24 @@ class Handing:
                 taken = await self._taken(known, name, fields)
         if taken:
             await self._view.link.tell("taken", taken)
+
+    async def _content(self, item: WaitingFile, again: bool) -> bytes | None:
+        """The content of what is to be handed over; None where it is not on the disk any more and
+        that is no wonder: the hub has had it before. Raises OSError."""
+        try:
+            return await self.read(item)
+        except FileNotFoundError:
+            if not again:
+                raise
+            return None
+
+    async def _became(self, known: _Waiting) -> list[Any]:
+        """What the hub says of what it may have, and nobody can hand over again. Raises OSError:
+        FileNotFoundError where it has it not."""
+        if await self._view.link.ask("upload", known.item.identity) is not None:
+            known.unknown = False
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return []
 
     def _refused(self, identity: bytes, known: _Waiting, number: int, *, earlier: bool) -> None:
         """The hub does not take it; ``earlier``: it may have it all the same, by another try."""
