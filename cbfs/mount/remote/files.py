@@ -5,8 +5,8 @@ import errno
 import math
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,12 +16,12 @@ import trio
 
 from cbfs.messages.file_names import free_name
 from cbfs.mount.attributes import Attributes
-from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
-from cbfs.mount.remote.wire import ID_SIZE, PART, PATH_MAX, Stat, ids_in, parts_of
+from cbfs.mount.quota import BLOCK_SIZE, Quota
+from cbfs.mount.remote.wire import ID_SIZE, PART, Stat, ids_in, link_target, parts_of
 from cbfs.mount.single.view import SingleView
 from cbfs.mount.view import MountView
 from cbfs.storage.encoding import u64
-from cbfs.storage.faults import harmless, log_fault
+from cbfs.storage.faults import harmless
 from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.changes import MTIME_MAX, Changes
 from cbfs.tree.nodes import (
@@ -41,7 +41,6 @@ from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory
 from cbfs.tree.xattrs import xattrs
-from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FILE_SIZE_MAX
 
 UPLOADS_MAX = 8
@@ -69,23 +68,6 @@ _MESSAGES = frozenset((Area.DRAFTS, Area.FOLDER_DRAFT))
 """Where files are messages, or parts of one."""
 
 
-@contextmanager
-def errors(failed: Callable[[], None]) -> Iterator[None]:
-    """What goes wrong within comes out as OSError with the errno that a program would get."""
-    try:
-        yield
-    except TreeError as error:
-        raise OSError(error.errno, "") from error
-    except StoreError as error:
-        raise OSError(errno_of(error), "") from error
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, DecodeError):
-        raise
-    except Exception as error:
-        log_fault(error)
-        failed()
-        raise OSError(errno.EIO, "") from error
-
-
 @dataclass(slots=True)
 class _Upload:
     """What has come of a file, and when the last of it did."""
@@ -105,8 +87,8 @@ class Running:
 class Handed:
     """What is being handed over by the links that see the same of the account: what has come of a
     file stays for the next link to go on. ``lock`` is held while one becomes a draft, so that one
-    that is handed over once more, by a new link, finds what became of it; ``deciding``
-    while settings or a decision are looked at. ``links``: those that there are, by the id of their
+    that is handed over once more, by a new link, finds what became of it; ``deciding`` while
+    settings or a decision are looked at. ``links``: those that there are, by the id of their
     mount. ``swept``: when notes of long ago were looked for, by trio's clock."""
 
     def __init__(self) -> None:
@@ -146,8 +128,6 @@ class HubFiles:
         self._single = single
         self._inode_of = inode_of
         self._handed = handed
-        self._handing = handed.lock
-        self._deciding = handed.deciding
         self._root = single.root if single else view.tree.root
         self._changes = Changes(view.tree, adds=single is None)
         self._contents = view.tree.contents
@@ -284,7 +264,7 @@ class HubFiles:
     async def symlink(self, path: bytes, target: bytes) -> Stat:
         """Make a symbolic link."""
         directory, name = await self._place(path)
-        return self.stat(await self._changes.symlink(directory, name, _link_target(target), None))
+        return self.stat(await self._changes.symlink(directory, name, link_target(target), None))
 
     async def rmdir(self, path: bytes) -> None:
         """Remove a folder."""
@@ -341,7 +321,7 @@ class HubFiles:
 
     async def upload(self, identity: bytes) -> int | None:
         """How many bytes of a file are here; None where it was made a draft."""
-        async with self._handing:  # an earlier link may be about to
+        async with self._handed.lock:  # an earlier link may be about to
             if self.is_handed(identity):
                 return None
             upload = self._uploads.get(identity)
@@ -351,7 +331,7 @@ class HubFiles:
         """Remove the drafts that files have become, by the ids under which they were handed over;
         one that comes later under such an id is refused, with ECANCELED. Gives the ids of those
         that had gone before: they were sent, or removed here."""
-        async with self._handing:
+        async with self._handed.lock:
             with trio.CancelScope(shield=True):
                 noted = {identity: self._noted(identity) for identity in ids_in(identities)}
                 seeds = {seed for seed in noted.values() if seed and seed != _WITHDRAWN}
@@ -406,7 +386,7 @@ class HubFiles:
         Gives its name and its stat, or none where it was there before. Without a folder of that
         name one is made in the outbox; without the conversation it is ESTALE."""
         async with AsyncExitStack() as alone:
-            await alone.enter_async_context(self._handing)
+            await alone.enter_async_context(self._handed.lock)
             upload: _Upload | None = None
             try:
                 if self.is_handed(identity):
@@ -420,7 +400,7 @@ class HubFiles:
                         name, replace = earlier or name, earlier is not None
                     if _is_looked_at(directory, name):  # a server may be asked: others go on
                         await alone.aclose()
-                        await alone.enter_async_context(self._deciding)
+                        await alone.enter_async_context(self._handed.deciding)
                     ids, told = (identity, *ids_in(before)), (mode, modified)
                     file = upload.file if upload else None
                     return await self._made(directory, name, ids, told, file, replace)
@@ -618,15 +598,3 @@ def _text(name: bytes) -> str:
     if number := name_fault(name):
         raise TreeError(number)
     return name.decode()
-
-
-def _link_target(target: bytes) -> str:
-    """Where a symbolic link is to lead."""
-    if not target or b"\0" in target:
-        raise TreeError(errno.EINVAL)
-    if len(target) > PATH_MAX:
-        raise TreeError(errno.ENAMETOOLONG)
-    try:
-        return target.decode()
-    except UnicodeDecodeError as error:
-        raise TreeError(errno.EILSEQ) from error

@@ -4,15 +4,16 @@ asked, and tells what changes by itself."""
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from cbfs.mount.remote.files import HandedParts, HubFiles, Running, errors
+from cbfs.mount.quota import errno_of
+from cbfs.mount.remote.files import HandedParts, HubFiles, Running
 from cbfs.mount.remote.wire import (
     APPEARS,
     GOES,
@@ -27,9 +28,10 @@ from cbfs.mount.remote.wire import (
 from cbfs.mount.single.view import SingleView, conversation_called, drop_tmp, make_tmp
 from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest, frame
 from cbfs.mount.view import MountView
-from cbfs.storage.faults import harmless
-from cbfs.storage.store import Meta, Table, Writer
+from cbfs.storage.faults import harmless, log_fault
+from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.nodes import ROOT, Node
+from cbfs.tree.rules import TreeError
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import Random
 
@@ -51,6 +53,23 @@ NEWS_MAX = 20_000
 """
 
 _KEY_SIZE = 32
+
+
+@contextmanager
+def errors(failed: Callable[[], None]) -> Iterator[None]:
+    """What goes wrong within comes out as OSError with the errno that a program would get."""
+    try:
+        yield
+    except TreeError as error:
+        raise OSError(error.errno, "") from error
+    except StoreError as error:
+        raise OSError(errno_of(error), "") from error
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, DecodeError):
+        raise
+    except Exception as error:
+        log_fault(error)
+        failed()
+        raise OSError(errno.EIO, "") from error
 
 
 class HubSession:

@@ -8,7 +8,7 @@ Some answers come in several frames, each [more, ...]: the last has ``more`` Fal
 A stat is an array of the fields of ``Stat``, in their order.
 """
 
-from errno import EILSEQ, ENAMETOOLONG
+from errno import EILSEQ, EINVAL, ENAMETOOLONG
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISUID, S_ISVTX
 from stat import S_IFMT as _S_IFMT
 from typing import Any, Final, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from cbfs.mount.single.wire import Answer, SingleRequest
-from cbfs.tree.rules import name_fault
+from cbfs.tree.rules import TreeError, name_fault
 from cbfs_common.errors import DecodeError
 
 VERSION: Final = 1
@@ -216,6 +216,18 @@ def stays_inside(path: bytes, target: bytes) -> bool:
     parts = [part for part in target.split(b"/") if part not in {b"", b"."}]
     up = next((at for at, part in enumerate(parts) if part != b".."), len(parts))
     return up <= path.count(b"/") and b".." not in parts[up:]
+
+
+def link_target(target: bytes) -> str:
+    """Where a symbolic link is to lead. Raises TreeError."""
+    if not target or b"\0" in target:
+        raise TreeError(EINVAL)
+    if len(target) > PATH_MAX:
+        raise TreeError(ENAMETOOLONG)
+    try:
+        return target.decode()
+    except UnicodeDecodeError as error:
+        raise TreeError(EILSEQ) from error
 
 
 def is_ids(value: bytes) -> bool:
