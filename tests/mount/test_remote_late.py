@@ -473,3 +473,14 @@ def test_while_a_decision_is_looked_at_drafts_are_made(tmp_path: Path) -> None:
         assert hub.drafts() == {"note": b"text"}
 
     hub(tmp_path, body)
+
+
+def test_a_part_that_comes_late_while_the_file_is_copied_is_not_kept(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        await hub.files.part(FIRST, 0, b"text")
+        with at_first(hub, "truncate", lambda: hub.link().part(FIRST, 0, b"te")):
+            await put(hub, 4)
+        assert hub.drafts() == {"note": b"text"}
+        assert not hub.uploads.of(b"").uploads
+
+    hub(tmp_path, body)

@@ -63,7 +63,6 @@ LISTED_AT_ONCE = 512
 """Entries after which others get a turn: those of one frame."""
 
 _Draft = tuple[Folder, str, File]
-
 _MESSAGES = frozenset((Area.DRAFTS, Area.FOLDER_DRAFT))
 """Where files are messages, or parts of one."""
 
@@ -300,6 +299,8 @@ class HubFiles:
 
     async def part(self, identity: bytes, offset: int, data: bytes) -> int:
         """A piece of a file that is to be handed over. Gives how many bytes of it are here."""
+        if offset < 0:
+            raise TreeError(errno.EINVAL)
         upload = self._uploads.get(identity)
         if upload is None:
             if self.is_handed(identity):  # it comes late: all of it is there
@@ -311,8 +312,6 @@ class HubFiles:
             file.handles = 1  # so that what is too much for memory goes to the store, sealed
             upload = self._uploads[identity] = _Upload(file, 0.0)
         upload.used = trio.current_time()
-        if offset < 0:
-            raise TreeError(errno.EINVAL)
         if offset > upload.file.size:  # what came before is not here any more
             raise TreeError(errno.EAGAIN)
         self._quota.check(len(data), setting=False)
@@ -337,9 +336,8 @@ class HubFiles:
                 seeds = {seed for seed in noted.values() if seed and seed != _WITHDRAWN}
                 drafts = await self._settled(seeds)
                 # nothing happens from here on to the commit: each is where it was found
-                gone = [
-                    each for each, seed in noted.items() if seed in seeds and seed not in drafts
-                ]
+                lost = seeds - drafts.keys()
+                gone = [each for each, seed in noted.items() if seed in lost]
                 fresh = [each for each in noted if noted[each] != _WITHDRAWN and each not in gone]
 
                 def note(writer: Writer) -> None:
@@ -408,6 +406,8 @@ class HubFiles:
                 if not self.is_handed(identity):
                     raise
             finally:
+                if upload is not None:  # with what has come late
+                    await self._drop(identity)
                 await self._released(upload)
             return []
 
