@@ -17,7 +17,7 @@ from cbfs.mount.remote import handing as handing_module
 from cbfs.mount.remote import spool as spool_module
 from cbfs.mount.remote.cache import BLOCK, CACHE_MAX
 from cbfs.mount.remote.link import AwayError
-from cbfs.mount.remote.nodes import RemoteNode, Waiting, local_stat
+from cbfs.mount.remote.nodes import RemoteNode, WaitingNode, local_stat
 from cbfs.mount.remote.spool import WaitingFile
 from cbfs.mount.remote.wire import ID_SIZE, Stat
 from cbfs_common.limits import FILE_SIZE_MAX
@@ -265,7 +265,7 @@ def test_as_many_files_as_may_wait_are_moved_with_their_folder(tmp_path: Path) -
             node.outgoing = WaitingFile(
                 number.to_bytes(ID_SIZE, "big"), b"outbox/dvae/%d" % number, 0o600, 0, b"", False, 0
             )
-            machine.handing._waiting[node.outgoing.identity] = Waiting(node.outgoing, node)
+            machine.handing._waiting[node.outgoing.identity] = WaitingNode(node.outgoing, node)
         with refused(errno.ENOENT):  # no file is on this disk: all of them were claimed
             await machine.handing.folder_moved(folder, machine.outbox, b"dave")
         assert not machine.handing._claims

@@ -120,7 +120,7 @@ def path_of(node: RemoteNode) -> bytes:
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class WaitingNode:
     """A file that waits, and where it is shown. ``sent``: it was on the link under this id, so that
     anything else gets another one; ``unknown``: and nobody knows yet what the hub has done.
     ``earlier``: nor of an earlier try, or of what it is in the place of. ``refused``: why, and when
