@@ -5,11 +5,11 @@ how a change of names is undone when the disk does not take it.
 import errno
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from cbfs.messages.file_names import ERROR_SUFFIX
-from cbfs.storage.store import StoreError
+from cbfs.storage.store import StoreError, Writer
 from cbfs.tree.nodes import (
     MODES,
     File,
@@ -215,6 +215,23 @@ class Changes:
             await self._contents.save_records([node], directory)
         self._contents.changed()
         return node
+
+    async def take_out(
+        self, drafts: Sequence[tuple[Folder, str, File]], beside: Callable[[Writer], None]
+    ) -> None:
+        """Remove files, each from the folder where it has that name, after ``settle``; on the disk
+        in one commit with ``beside``."""
+        for directory, name, _file in drafts:
+            self._leave(directory, name, None)
+
+        def back() -> None:
+            for directory, name, file in drafts:
+                put_back(directory, name, None, file)
+
+        with or_else(back):
+            files, folders = [each[2] for each in drafts], [each[0] for each in drafts]
+            await self._contents.save_records([*files], *folders, also=beside)
+        self._contents.changed()
 
     async def rmdir(self, directory: Folder, name: str) -> Node:
         """Remove an empty folder that was made here, a conversation's, or a message request's;

@@ -21,7 +21,7 @@ from cbfs.messages.content import read_content
 from cbfs.messages.model import Content
 from cbfs.storage.encoding import u32, u64
 from cbfs.storage.faults import Tasks
-from cbfs.storage.store import Meta, Reader, StoreError, Table, Writer
+from cbfs.storage.store import DamagedRecord, Meta, Reader, StoreError, Table, Writer
 from cbfs.tree.nodes import (
     Failure,
     File,
@@ -246,10 +246,16 @@ class FileContents:
                 except StoreError as error:
                     _log.error("%s", error.in_full)
 
-    async def save_records(self, nodes: list[Node], *places: Folder) -> None:
+    async def save_records(
+        self,
+        nodes: list[Node],
+        *places: Folder,
+        also: Callable[[Writer], None] = lambda _writer: None,
+    ) -> None:
         """Store the records as they are now; one without a name goes, with its content. With them
         go the times of the folders that they are in, and of ``places``, which have changed, too: a
-        name and the time of its folder must not be without each other after a crash.
+        name and the time of its folder must not be without each other after a crash. So does
+        ``also``.
 
         A file's content stays the one that its record names when the transaction comes to it: a new
         one may be on its way there, of which ``file.content`` does not know yet, and the content of
@@ -280,6 +286,7 @@ class FileContents:
                     writer.delete_prefix(Table.CONTENT, u64(content))
                     writer.delete(Table.META, Meta.SCRATCH + u64(content))
             beside(writer)
+            also(writer)
 
         await self._backend.store.commit(change)
 
@@ -510,7 +517,9 @@ def _read_block(reader: Reader, file: File, index: int, *, memory: bool) -> byte
         if index in layer.memory and (memory or layer is not file.draft):
             return bytes(layer.memory[index][:most])
         if index in layer.spilled:
-            data = reader.get(Table.CONTENT, u64(layer.spill) + u32(index)) or b""
+            data = reader.get(Table.CONTENT, u64(layer.spill) + u32(index))
+            if data is None:
+                raise DamagedRecord  # zeros in its place would be sent
             return data[:most]
         most = min(most, layer.beneath_block(index))
     return _stored_block(reader, file, index, most)

@@ -19,13 +19,14 @@ async def settle(*nodes: Node | None) -> None:
         if isinstance(node, Folder) and node.area is Area.DRAFTS:
             inside = list(node.entries.values())
         for each in (node, *inside):
-            sending = _sending(each)
+            sending = sending_of(each)
             if sending is not None:
                 sending.scope.cancel()
                 await sending.done.wait()
 
 
-def _sending(node: Node) -> PendingSubmission | None:
+def sending_of(node: Node) -> PendingSubmission | None:
+    """What is under way of a node, or of the message that it is in; None for nothing."""
     if isinstance(node, File) and node.sending is not None:
         return node.sending
     if isinstance(node, Folder) and node.folder_draft is not None:
@@ -54,6 +55,12 @@ def node_changed(node: Node) -> None:
     """A file or folder has changed: if it is in a folder that is a message, that is another now."""
     for directory in [node] if isinstance(node, Folder) else [d for d, _name in node.names]:
         changed_in(directory)
+
+
+def is_sent(file: File) -> bool:
+    """Whether it is a message as it is, or in a folder that is one, though it may still be shown as
+    a draft."""
+    return file.is_sent or any(directory.area is Area.FIXED for directory, _name in file.names)
 
 
 def check_changeable(node: Node) -> None:

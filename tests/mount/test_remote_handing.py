@@ -2,6 +2,7 @@
 to those whom it was meant for last, once, or not at all."""
 
 import errno
+import math
 import os
 import shutil
 import stat
@@ -13,10 +14,10 @@ import pytest
 import trio
 
 from cbfs.mount.remote import handing as handing_module
+from cbfs.mount.remote import spool as spool_module
 from cbfs.mount.remote.cache import BLOCK, CACHE_MAX
-from cbfs.mount.remote.handing import _Waiting
 from cbfs.mount.remote.link import AwayError
-from cbfs.mount.remote.nodes import RemoteNode, local_stat
+from cbfs.mount.remote.nodes import RemoteNode, WaitingNode, local_stat
 from cbfs.mount.remote.spool import WaitingFile
 from cbfs.mount.remote.wire import ID_SIZE, Stat
 from cbfs_common.limits import FILE_SIZE_MAX
@@ -264,7 +265,7 @@ def test_as_many_files_as_may_wait_are_moved_with_their_folder(tmp_path: Path) -
             node.outgoing = WaitingFile(
                 number.to_bytes(ID_SIZE, "big"), b"outbox/dvae/%d" % number, 0o600, 0, b"", False, 0
             )
-            machine.handing._waiting[node.outgoing.identity] = _Waiting(node.outgoing, node)
+            machine.handing._waiting[node.outgoing.identity] = WaitingNode(node.outgoing, node)
         with refused(errno.ENOENT):  # no file is on this disk: all of them were claimed
             await machine.handing.folder_moved(folder, machine.outbox, b"dave")
         assert not machine.handing._claims
@@ -503,5 +504,64 @@ def test_what_is_larger_than_can_be_kept_is_refused_before_it_is_fetched(tmp_pat
         node = machine.tree.enter(machine.bob, b"film", told, 1)
         with refused(errno.EFBIG):  # the link knows no pieces
             await machine.view.contents.opened(node)
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize("what", ["moved", "described", "dropped"])
+def test_what_is_not_tried_again_while_somebody_writes_in_it_is_not_waited_for(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handing_module, "WAIT_MAX", math.inf)
+
+    async def body(machine: Machine) -> None:
+        node = await machine.save(machine.bob, b"note", b"for bob")
+        await machine.sent(1)
+        node.writers += 1
+        await machine.link.answer.send(AwayError())
+        await until(lambda: not machine.handing._claims)
+        arguments = {
+            "moved": (node, machine.carol, b"note"),
+            "described": (node, 0o640, 2 * 10**18),
+            "dropped": (node,),
+        }
+        with refused(errno.EBUSY):
+            await getattr(machine.handing, what)(*arguments[what])
+        node.writers -= 1
+        machine.handing.wake()
+        await machine.sent(2)
+        await machine.link.answer.send([])
+        await until(lambda: not machine.waits())
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_what_the_disk_has_dropped_and_not_said_so_is_asked_for_at_the_hub(
+    has: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handing_module, "AGAIN", 0.02)
+
+    def fails(_place: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def body(machine: Machine) -> None:
+        machine.link.there = None if has else 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(spool_module, "sync_directory", fails)
+            node = await machine.save(machine.bob, b"note", b"for bob")
+            item, _ = await machine.sent(1)
+            await machine.link.answer.send(made(b"note"))
+            await until(lambda: node.trouble)
+            assert not machine.waits()
+        await until(lambda: ("upload", item.identity) in machine.link.asked)
+        if has:
+            await until(lambda: not machine.handing.count)
+            assert machine.link.told == [("taken", [item.identity])]
+        else:
+            assert node.trouble
+            assert await machine.handing.dropped(node)
+        assert machine.spool._bytes == 0
+        assert len(machine.link.handed) == 1
 
     run(tmp_path, body)

@@ -13,7 +13,7 @@ import trio.testing
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.mount.remote.files import UPLOADS_MAX, HandedParts, HubFiles
-from cbfs.mount.remote.session import SILENT_MAX, HubSession, _HubWords
+from cbfs.mount.remote.session import SILENT_MAX, HubSession, _HubWords, _Registered
 from cbfs.mount.remote.wire import ID_SIZE, PATH_MAX
 from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest
 from cbfs.storage.encoding import u64
@@ -41,7 +41,7 @@ class Hub:
     def link(self) -> HubFiles:
         """The files of another link."""
         view = self.mount.view
-        return HubFiles(view, self._place, self.uploads, None, lambda inode: inode)
+        return HubFiles(view, self._place, self.uploads.of(b""), None, lambda inode: inode)
 
     async def put(
         self,
@@ -412,7 +412,8 @@ def test_what_is_kept_for_the_next_link_is_not_kept_for_ever(
 def test_those_who_see_one_conversation_have_no_hand_in_what_others_hand_over() -> None:
     uploads = HandedParts()
     assert uploads.of(b"") is uploads.of(b"")
-    assert uploads.of(FIRST) is not uploads.of(b"")
+    assert uploads.of(FIRST).uploads is not uploads.of(b"").uploads
+    assert uploads.of(FIRST).lock is not uploads.of(b"").lock
 
 
 def test_what_is_there_is_not_refused_when_it_comes_again(tmp_path: Path) -> None:
@@ -426,9 +427,9 @@ def test_what_is_there_is_not_refused_when_it_comes_again(tmp_path: Path) -> Non
             raise TreeError(errno.ENOSPC)
 
         again._quota.check = full  # type: ignore[method-assign]
-        words = _HubWords(again)
+        words = _HubWords(again, _Registered({}))
         part = SingleRequest(3, "part", [FIRST, 0, b"text"])
-        assert await words.part(part, lambda: None) == (errno.ENOSPC, 0)
+        assert await words.part(part, lambda: None) == (0, 4)
         arguments = [FIRST, b"outbox/bob/note", 0o640, 0, 4, b"", False, b""]
         sent: list[tuple[object, ...]] = []
 
@@ -488,13 +489,14 @@ def test_a_draft_that_cannot_be_withdrawn_is_there_still(tmp_path: Path) -> None
         await hub.put(FIRST, b"outbox/bob/note", b"there")
 
         async def fails(*_arguments: object) -> None:
-            raise TreeError(errno.EROFS)
+            raise CannotWrite("the disk is full", "make room")
 
-        unlink, hub.files._changes.unlink = hub.files._changes.unlink, fails  # type: ignore[method-assign, assignment]
-        with pytest.raises(TreeError):
+        store = hub.mount.tree.backend.store
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(CannotWrite):
+            patch.setattr(store, "commit", fails)
             await hub.files.withdraw(FIRST)
+        assert hub.drafts() == {"note": b"there"}
         assert await hub.files.upload(FIRST) is None
-        hub.files._changes.unlink = unlink  # type: ignore[method-assign]
         assert await hub.files.withdraw(FIRST) == b""
         assert not hub.drafts()
 

@@ -31,6 +31,8 @@ class Hub:
 
     def __init__(self) -> None:
         self.links = 0
+        self.mounts: list[bytes] = []
+        """Which mount each link has said that it is of."""
         self.came = 0
         """Bytes of parts."""
         self.uploads: dict[bytes, bytearray] = {}
@@ -45,6 +47,7 @@ class Hub:
         if request.word in self.refuses:
             return OSError(self.refuses[request.word], "")
         if request.word == "hello":
+            self.mounts.append(arguments[1])
             return [VERSION, 0, bytes(ID_SIZE)]
         if request.word == "part":
             identity, offset, data = arguments
@@ -240,6 +243,7 @@ def test_a_link_on_which_nothing_comes_ends_whatever_goes_out(
             await made.another()
             nursery.cancel_scope.cancel()
         assert made.hub.links == 2
+        assert made.hub.mounts[0] == made.hub.mounts[1]  # so that the hub ends the first one
         assert trio.current_time() - began <= PING + 2 * ASK_MAX
 
     world(monkeypatch, body)

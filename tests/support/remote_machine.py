@@ -45,6 +45,8 @@ class Link:
         """Of each that was handed over: whether the hub may have had it."""
         self.told: list[tuple[object, ...]] = []
         self.asked: list[tuple[object, ...]] = []
+        self.there: int | None = 0
+        """What it says of what it may have."""
         self.gone = b""
         """Ids of what the hub has sent, when it is to be withdrawn."""
         self.answer, self._answers = trio.open_memory_channel[Any](100)
@@ -63,7 +65,7 @@ class Link:
         if not self.is_up:
             raise AwayError
         self.asked.append(words)
-        return self.gone if words[0] == "withdraw" else None
+        return {"withdraw": self.gone, "upload": self.there}.get(str(words[0]))
 
     async def tell(self, *words: object) -> None:
         self.told.append(words)

@@ -2,10 +2,11 @@
 for it, and none is asked."""
 
 import errno
+import math
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,12 +16,12 @@ import trio
 
 from cbfs.messages.file_names import free_name
 from cbfs.mount.attributes import Attributes
-from cbfs.mount.quota import BLOCK_SIZE, Quota, errno_of
-from cbfs.mount.remote.wire import ID_SIZE, PART, PATH_MAX, Stat, ids_in, parts_of
+from cbfs.mount.quota import BLOCK_SIZE, Quota
+from cbfs.mount.remote.wire import ID_SIZE, PART, Stat, ids_in, link_target, parts_of
 from cbfs.mount.single.view import SingleView
 from cbfs.mount.view import MountView
 from cbfs.storage.encoding import u64
-from cbfs.storage.faults import harmless, log_fault
+from cbfs.storage.faults import harmless
 from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.changes import MTIME_MAX, Changes
 from cbfs.tree.nodes import (
@@ -35,11 +36,11 @@ from cbfs.tree.nodes import (
     walk,
 )
 from cbfs.tree.rules import METADATA, Area, TreeError, name_fault
+from cbfs.tree.unsent import is_sent, sending_of, settle
 from cbfs.tree.virtual.conversation_folder import OpenTranscript
 from cbfs.tree.virtual.mail.mails import MailFile, OpenMail
 from cbfs.tree.virtual.virtual_directory import DOTS, Listing, SearchedDirectory
 from cbfs.tree.xattrs import xattrs
-from cbfs_common.errors import DecodeError
 from cbfs_common.limits import FILE_SIZE_MAX
 
 UPLOADS_MAX = 8
@@ -53,31 +54,17 @@ NOTED_FOR = 400 * 24 * 3_600
 """Seconds for which it is remembered that a file was handed over, if who did it never says that it
 has been told so."""
 
+SWEPT_EVERY = 24 * 3_600.0
+"""Seconds after which notes of long ago are looked for again: there may be many."""
+
 _WITHDRAWN = bytes(16)  # no seed of a draft
 
 LISTED_AT_ONCE = 512
 """Entries after which others get a turn: those of one frame."""
 
-
+_Draft = tuple[Folder, str, File]
 _MESSAGES = frozenset((Area.DRAFTS, Area.FOLDER_DRAFT))
 """Where files are messages, or parts of one."""
-
-
-@contextmanager
-def errors(failed: Callable[[], None]) -> Iterator[None]:
-    """What goes wrong within comes out as OSError with the errno that a program would get."""
-    try:
-        yield
-    except TreeError as error:
-        raise OSError(error.errno, "") from error
-    except StoreError as error:
-        raise OSError(errno_of(error), "") from error
-    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, DecodeError):
-        raise
-    except Exception as error:
-        log_fault(error)
-        failed()
-        raise OSError(errno.EIO, "") from error
 
 
 @dataclass(slots=True)
@@ -88,19 +75,39 @@ class _Upload:
     used: float
 
 
-class HandedParts:
-    """What is being handed over, by all links: what has come of a file stays for the next one to go
-    on. ``lock`` is held while one becomes a draft, so that one that is handed over once more, by a
-    new link, finds what became of it."""
+@dataclass(slots=True, eq=False)
+class Running:
+    """A link: ``scope`` ends it, and it is ``over`` when nothing goes on that was asked on it."""
+
+    scope: trio.CancelScope
+    over: trio.Event
+
+
+class Handed:
+    """What is being handed over by the links that see the same of the account: what has come of a
+    file stays for the next link to go on. ``lock`` is held while one becomes a draft, so that one
+    that is handed over once more, by a new link, finds what became of it; ``deciding`` while
+    settings or a decision are looked at. ``links``: those that there are, by the id of their
+    mount. ``swept``: when notes of long ago were looked for, by trio's clock."""
 
     def __init__(self) -> None:
         self.lock = trio.Lock()
-        self._by_view: dict[bytes, dict[bytes, _Upload]] = {}
+        self.deciding = trio.Lock()
+        self.swept = -math.inf
+        self.uploads: dict[bytes, _Upload] = {}
+        self.links: dict[bytes, list[Running]] = {}
 
-    def of(self, conversation: bytes) -> dict[bytes, _Upload]:
-        """Those of the links that see this conversation only, or all: nobody has a hand in those of
+
+class HandedParts:
+    """What is being handed over, by all links."""
+
+    def __init__(self) -> None:
+        self._by_view: dict[bytes, Handed] = {}
+
+    def of(self, conversation: bytes) -> Handed:
+        """That of the links that see this conversation only, or all: nobody has a hand in that of
         others."""
-        return self._by_view.setdefault(conversation, {})
+        return self._by_view.setdefault(conversation, Handed())
 
 
 class HubFiles:
@@ -111,7 +118,7 @@ class HubFiles:
         self,
         view: MountView,
         account: Path,
-        uploads: HandedParts,
+        handed: Handed,
         single: SingleView | None,
         inode_of: Callable[[int], int],
     ) -> None:
@@ -119,13 +126,13 @@ class HubFiles:
         self._tree = view.tree
         self._single = single
         self._inode_of = inode_of
-        self._handing = uploads.lock
+        self._handed = handed
         self._root = single.root if single else view.tree.root
         self._changes = Changes(view.tree, adds=single is None)
         self._contents = view.tree.contents
         self._attributes = Attributes(view)
         self._quota = Quota(account, view.tree.backend)
-        self._uploads = uploads.of((single.drafts.conversation or b"") if single else b"")
+        self._uploads = handed.uploads
 
     # what is there
 
@@ -256,7 +263,7 @@ class HubFiles:
     async def symlink(self, path: bytes, target: bytes) -> Stat:
         """Make a symbolic link."""
         directory, name = await self._place(path)
-        return self.stat(await self._changes.symlink(directory, name, _link_target(target), None))
+        return self.stat(await self._changes.symlink(directory, name, link_target(target), None))
 
     async def rmdir(self, path: bytes) -> None:
         """Remove a folder."""
@@ -292,16 +299,19 @@ class HubFiles:
 
     async def part(self, identity: bytes, offset: int, data: bytes) -> int:
         """A piece of a file that is to be handed over. Gives how many bytes of it are here."""
+        if offset < 0:
+            raise TreeError(errno.EINVAL)
         upload = self._uploads.get(identity)
         if upload is None:
+            if self.is_handed(identity):  # it comes late: all of it is there
+                return offset + len(data)
+            await self._sweep()
             if len(self._uploads) >= UPLOADS_MAX:
                 await self._drop(min(self._uploads, key=lambda each: self._uploads[each].used))
             file = File(self._tree.new_inode(), 0o600, time.time_ns(), None)
             file.handles = 1  # so that what is too much for memory goes to the store, sealed
             upload = self._uploads[identity] = _Upload(file, 0.0)
         upload.used = trio.current_time()
-        if offset < 0:
-            raise TreeError(errno.EINVAL)
         if offset > upload.file.size:  # what came before is not here any more
             raise TreeError(errno.EAGAIN)
         self._quota.check(len(data), setting=False)
@@ -310,7 +320,7 @@ class HubFiles:
 
     async def upload(self, identity: bytes) -> int | None:
         """How many bytes of a file are here; None where it was made a draft."""
-        async with self._handing:  # an earlier link may be about to
+        async with self._handed.lock:  # an earlier link may be about to
             if self.is_handed(identity):
                 return None
             upload = self._uploads.get(identity)
@@ -320,45 +330,41 @@ class HubFiles:
         """Remove the drafts that files have become, by the ids under which they were handed over;
         one that comes later under such an id is refused, with ECANCELED. Gives the ids of those
         that had gone before: they were sent, or removed here."""
-        gone = b""
-        async with self._handing:
+        async with self._handed.lock:
             with trio.CancelScope(shield=True):
-                for identity in ids_in(identities):
+                noted = {identity: self._noted(identity) for identity in ids_in(identities)}
+                seeds = {seed for seed in noted.values() if seed and seed != _WITHDRAWN}
+                drafts = await self._settled(seeds)
+                # nothing happens from here on to the commit: each is where it was found
+                lost = seeds - drafts.keys()
+                gone = [each for each, seed in noted.items() if seed in lost]
+                fresh = [each for each in noted if noted[each] != _WITHDRAWN and each not in gone]
+
+                def note(writer: Writer) -> None:
+                    when = u64(int(time.time()))
+                    for identity in fresh:
+                        writer.put(Table.META, Meta.HANDED + identity, when + _WITHDRAWN)
+
+                if fresh:
+                    await self._changes.take_out(list(drafts.values()), note)
+                for directory, name, _file in drafts.values():
+                    self._view.watchers.outdate(directory.inode, name)
+                for identity in noted:
                     await self._drop(identity)
-                    seed = self._noted(identity)
-                    place = self._draft(seed) if seed else None
-                    if seed not in {None, _WITHDRAWN} and place is None:
-                        gone += identity
-                        continue
-                    await self._note(identity, _WITHDRAWN)  # first: who asks again is told the same
-                    if seed and place is not None:
-                        await self._remove_draft(*place, identity, seed)
-        return gone
+        return b"".join(gone)
 
-    async def _remove_draft(
-        self, directory: Folder, name: str, identity: bytes, seed: bytes
-    ) -> None:
-        try:
-            await self._changes.unlink(directory, name)
-        except BaseException:
-            await self._note(identity, seed)
-            raise
-        self._view.watchers.outdate(directory.inode, name)
-
-    def _draft(self, seed: bytes) -> tuple[Folder, str] | None:
-        """Where that draft is."""
-        for folder, name, node in walk(self._single.drafts if self._single else self._tree.outbox):
-            if isinstance(node, File) and node.seed == seed:
-                return folder, name
-        return None
-
-    async def _note(self, identity: bytes, seed: bytes) -> None:
-        noted = u64(int(time.time())) + seed
-
-        def change(writer: Writer) -> None:
-            writer.put(Table.META, Meta.HANDED + identity, noted)
-
-        await self._tree.backend.store.commit(change)
+    async def _settled(self, seeds: set[bytes]) -> dict[bytes, _Draft]:
+        """The drafts with these seeds that are none but drafts: not sent, nor just being sent."""
+        while True:
+            found: dict[bytes, _Draft] = {}
+            drafts = self._single.drafts if self._single else self._tree.outbox
+            for folder, name, node in walk(drafts) if seeds else ():
+                if isinstance(node, File) and node.seed in seeds:
+                    found.setdefault(node.seed, (folder, name, node))
+            files = [file for _folder, _name, file in found.values()]
+            if not any(map(sending_of, files)):
+                return {seed: each for seed, each in found.items() if not is_sent(each[2])}
+            await settle(*files)
 
     async def put(
         self,
@@ -377,29 +383,45 @@ class HubFiles:
         else under a name that is free.
         Gives its name and its stat, or none where it was there before. Without a folder of that
         name one is made in the outbox; without the conversation it is ESTALE."""
-        async with self._handing:
-            made: list[Any] = []
+        async with AsyncExitStack() as alone:
+            await alone.enter_async_context(self._handed.lock)
+            upload: _Upload | None = None
             try:
                 if self.is_handed(identity):
                     return []
-                upload = self._uploads.get(identity)
-                file = upload.file if upload else None
-                if (file.size if file else 0) != size:  # a part is not here any more
-                    raise TreeError(errno.EAGAIN)
+                upload = await self._whole(identity, size)
                 with trio.CancelScope(shield=True):
                     directory, name = await self._target(path, conversation)
                     directory = await self._changes.ready(directory)
                     if before:
                         earlier = self._earlier(directory, before)
                         name, replace = earlier or name, earlier is not None
+                    if _is_looked_at(directory, name):  # a server may be asked: others go on
+                        await alone.aclose()
+                        await alone.enter_async_context(self._handed.deciding)
                     ids, told = (identity, *ids_in(before)), (mode, modified)
-                    made = await self._made(directory, name, ids, told, file, replace)
+                    file = upload.file if upload else None
+                    return await self._made(directory, name, ids, told, file, replace)
             except (OSError, TreeError, StoreError):
                 if not self.is_handed(identity):
                     raise
             finally:
-                await self._drop(identity)
-            return made
+                if upload is not None:  # with what has come late
+                    await self._drop(identity)
+                await self._released(upload)
+            return []
+
+    async def _whole(self, identity: bytes, size: int) -> _Upload | None:
+        """Take out what has come of a file that has ``size`` bytes: nobody drops it, or writes in
+        it, while it is copied. Raises TreeError(EAGAIN) where a part is not here: what is here can
+        be gone on with."""
+        upload = self._uploads.get(identity)
+        there = upload.file.size if upload else 0
+        if there > size:
+            await self._drop(identity)
+        if there != size:
+            raise TreeError(errno.EAGAIN)
+        return self._uploads.pop(identity, None)
 
     async def _target(self, path: bytes, conversation: bytes) -> tuple[Folder, str]:
         """Where it is to be: in the folder of that conversation, whatever that is called by now."""
@@ -514,19 +536,28 @@ class HubFiles:
 
     async def taken(self, identities: list[bytes]) -> None:
         """These will not be handed over again; nor will what was a long time ago."""
-        oldest = int(time.time()) - NOTED_FOR
+        keys = [Meta.HANDED + each for each in identities if self._noted(each) is not None]
+        if trio.current_time() >= self._handed.swept + SWEPT_EVERY:
+            self._handed.swept = trio.current_time()
+            keys += self._old_notes()
 
         def change(writer: Writer) -> None:
-            for identity in identities:
-                writer.delete(Table.META, Meta.HANDED + identity)
-            for key, when in list(writer.items(Table.META, Meta.HANDED)):
-                if int.from_bytes(when[:8], "big") < oldest:
-                    writer.delete(Table.META, key)
+            for key in keys:
+                writer.delete(Table.META, key)
 
-        await self._tree.backend.store.commit(change)
+        if keys:
+            await self._tree.backend.store.commit(change)
+
+    def _old_notes(self) -> list[bytes]:
+        oldest = int(time.time()) - NOTED_FOR
+        with self._tree.backend.store.read() as reader:
+            notes = reader.items(Table.META, Meta.HANDED)
+            return [key for key, when in notes if int.from_bytes(when[:8], "big") < oldest]
 
     async def _drop(self, identity: bytes) -> None:
-        upload = self._uploads.pop(identity, None)
+        await self._released(self._uploads.pop(identity, None))
+
+    async def _released(self, upload: _Upload | None) -> None:
         if upload is not None:
             upload.file.handles = 0
             with trio.CancelScope(shield=True), suppress(StoreError):
@@ -534,6 +565,9 @@ class HubFiles:
 
     async def close(self) -> None:
         """The link has ended: what has come is kept for the next one, for a while."""
+        await self._sweep()
+
+    async def _sweep(self) -> None:
         oldest = trio.current_time() - UPLOAD_KEPT
         for identity in [each for each, one in self._uploads.items() if one.used < oldest]:
             await self._drop(identity)
@@ -564,15 +598,3 @@ def _text(name: bytes) -> str:
     if number := name_fault(name):
         raise TreeError(number)
     return name.decode()
-
-
-def _link_target(target: bytes) -> str:
-    """Where a symbolic link is to lead."""
-    if not target or b"\0" in target:
-        raise TreeError(errno.EINVAL)
-    if len(target) > PATH_MAX:
-        raise TreeError(errno.ENAMETOOLONG)
-    try:
-        return target.decode()
-    except UnicodeDecodeError as error:
-        raise TreeError(errno.EILSEQ) from error

@@ -15,15 +15,15 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import trio
 
 from cbfs.mount.remote.contents import made_told, stat_told
 from cbfs.mount.remote.hub_view import HubView, below
 from cbfs.mount.remote.link import AwayError
-from cbfs.mount.remote.nodes import Claim, RemoteNode, is_here, local_stat, path_of
+from cbfs.mount.remote.nodes import Claim, RemoteNode, WaitingNode, is_here, local_stat, path_of
 from cbfs.mount.remote.spool import OutgoingSpool, WaitingFile
 from cbfs.mount.remote.wire import BEFORE_MAX, Stat, ids_in, is_ids
 from cbfs.storage.faults import harmless
@@ -56,34 +56,13 @@ CUT_OFF: Final = "it was cut off while it was written: save it anew, or remove i
 _log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A file that waits, and where it is shown. ``sent``: it was on the link under this id, so that
-    anything else gets another one; ``unknown``: and nobody knows yet what the hub has done.
-    ``earlier``: nor of an earlier try, or of what it is in the place of. ``refused``: why, and when
-    by trio's clock."""
-
-    item: WaitingFile
-    node: RemoteNode
-    sent: bool = False
-    unknown: bool = False
-    earlier: bool = False
-    refused: tuple[int, float] | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it, or what it is in the place of, may be at the hub or not, and the next try
-        tells."""
-        return self.unknown or (self.earlier and self.refused is None and self.item.whole)
-
-
 class Handing:
     """Hands over what waits in ``spool``. ``run`` it while there is a mount."""
 
     def __init__(self, view: HubView, spool: OutgoingSpool) -> None:
         self._view = view
         self._spool = spool
-        self._waiting: dict[bytes, _Waiting] = {}
+        self._waiting: dict[bytes, WaitingNode] = {}
         self._wake = trio.Event()
         self._claims: dict[RemoteNode, trio.Event] = {}
         self._tried = trio.Event()  # set, and made anew, after each attempt
@@ -114,7 +93,7 @@ class Handing:
             node.outgoing = item
             tried = item.whole and not is_scratch(os.fsdecode(node.name))
             node.trouble = "" if item.whole else CUT_OFF
-            self._waiting[item.identity] = _Waiting(item, node, tried, tried, bool(item.before))
+            self._waiting[item.identity] = WaitingNode(item, node, tried, tried, bool(item.before))
 
     def _node(self, item: WaitingFile) -> RemoteNode:
         """Where it is shown: with its conversation, whatever that is called by now. One that has no
@@ -184,7 +163,7 @@ class Handing:
                     whole,
                 )
                 await trio.to_thread.run_sync(self._spool.save, item, content, 0)
-                self._waiting[item.identity] = _Waiting(item, node)
+                self._waiting[item.identity] = WaitingNode(item, node)
                 node.outgoing, node.trouble, node.before = item, "", b""
         self._view.link.hurry()
 
@@ -226,10 +205,10 @@ class Handing:
 
     async def _move(
         self,
-        known: _Waiting,
+        known: WaitingNode,
         target: RemoteNode,
         name: bytes,
-        other: _Waiting | None,
+        other: WaitingNode | None,
         item: WaitingFile,
     ) -> None:
         async with self._using:
@@ -251,7 +230,7 @@ class Handing:
                     self._claimed(each.node, until_known=True, replacing=True)
                 )
             await held.enter_async_context(self._using)
-            done: list[tuple[_Waiting, WaitingFile, bytes]] = []
+            done: list[tuple[WaitingNode, WaitingFile, bytes]] = []
             if self._in(folder) != inside:  # one was saved, or handed over, meanwhile
                 raise OSError(errno.EBUSY, "")
             try:
@@ -268,7 +247,7 @@ class Handing:
                 raise
             self._view.tree.move(folder, target, name)
 
-    def _in(self, folder: RemoteNode) -> list[_Waiting]:
+    def _in(self, folder: RemoteNode) -> list[WaitingNode]:
         return [each for each in self._waiting.values() if each.node.above is folder]
 
     async def described(self, node: RemoteNode, mode: int | None, modified: int | None) -> bool:
@@ -319,7 +298,7 @@ class Handing:
                 self._view.tree.remove(node)
             return True
 
-    async def _taken_back(self, known: _Waiting) -> None:
+    async def _taken_back(self, known: WaitingNode) -> None:
         """Remove what a file was to replace at the hub. Raises OSError."""
         # where its conversation is not there any more, another may have the name of its folder
         has_gone = known.refused is not None and known.refused[0] == errno.ESTALE
@@ -330,7 +309,7 @@ class Handing:
                 if error.errno != errno.ENOENT:
                     raise
 
-    async def _withdrawn(self, known: _Waiting) -> bool:
+    async def _withdrawn(self, known: WaitingNode) -> bool:
         """The hub has refused it, and may have it by an earlier try, or what it is in the place of:
         then that is to be no draft any more, or it was sent. Whether it waits still. Raises
         OSError(EBUSY) where the hub does not say."""
@@ -361,13 +340,13 @@ class Handing:
 
     # claims
 
-    def _of(self, node: RemoteNode) -> _Waiting | None:
+    def _of(self, node: RemoteNode) -> WaitingNode | None:
         return None if node.outgoing is None else self._waiting.get(node.outgoing.identity)
 
     @asynccontextmanager
     async def _claimed(
         self, node: RemoteNode, *, until_known: bool = False, replacing: bool = False
-    ) -> AsyncIterator[_Waiting | None]:
+    ) -> AsyncIterator[WaitingNode | None]:
         """What waits of a node, which nobody hands over in the block. ``until_known``: and of which
         it is known what the hub has of it; ``replacing``: and which has nothing in its place there.
         Raises OSError(EBUSY) where that is not soon so."""
@@ -381,7 +360,7 @@ class Handing:
                 )
                 if not is_open:
                     break
-                if not self._view.link.is_up:
+                if known is None or known.stays_here or not self._view.link.is_up:
                     self._view.link.hurry()
                     raise OSError(errno.EBUSY, "")
                 self.wake()
@@ -402,7 +381,7 @@ class Handing:
 
     # the spool: all of these within ``_using``
 
-    async def _change(self, known: _Waiting, item: WaitingFile, content: bytes) -> None:
+    async def _change(self, known: WaitingNode, item: WaitingFile, content: bytes) -> None:
         """Let ``item`` wait in the place of what waits: with its id, or another where that was on
         the link. Raises OSError, and then it is as it was."""
         old = known.item
@@ -423,7 +402,7 @@ class Handing:
         with harmless():  # the next mount drops it
             await trio.to_thread.run_sync(self._spool.drop, old)
 
-    async def _forget(self, known: _Waiting) -> None:
+    async def _forget(self, known: WaitingNode) -> None:
         """What is in its place waits already."""
         self._waiting.pop(known.item.identity, None)
         known.node.outgoing = None
@@ -452,9 +431,8 @@ class Handing:
                 return math.inf
             if self._waiting.get(identity) is not known or known.node in self._claims:
                 continue  # who has it wakes us
-            is_no_message = is_scratch(os.fsdecode(known.node.name)) or not known.item.whole
-            if known.node.writers or is_no_message:
-                continue  # it stays here
+            if known.stays_here:
+                continue
             if known.refused is not None:
                 number, when = known.refused
                 if number not in PASSING or trio.current_time() < when + AGAIN:
@@ -476,22 +454,25 @@ class Handing:
                 wait = min(wait, AGAIN)
         return wait
 
-    async def _hand_over(self, identity: bytes, known: _Waiting) -> None:
+    async def _hand_over(self, identity: bytes, known: WaitingNode) -> None:
         """Raises AwayError where nobody knows whether the hub has it; OSError of our own disk."""
         async with self._using:
             if self._waiting.get(identity) is not known:
                 return
             item, again, unknown = known.item, known.sent, known.unknown
-            content = await self.read(item)
+            content = await self._content(item, again)
             if not self._view.link.is_up:
                 raise AwayError
             known.sent = known.unknown = True
         try:
-            result = await self._view.link.hand_over(item, content, again=again)
-        except AwayError:
+            if content is None:
+                result = await self._became(known)
+            else:
+                result = await self._view.link.hand_over(item, content, again=again)
+        except (AwayError, FileNotFoundError):
             raise
         except OSError as error:
-            if error.errno == errno.ECANCELED:
+            if error.errno == errno.ECANCELED and content is not None:
                 await self._under_another_id(identity, known, content)
             else:
                 self._refused(identity, known, error.errno or errno.EIO, earlier=unknown)
@@ -510,7 +491,25 @@ class Handing:
         if taken:
             await self._view.link.tell("taken", taken)
 
-    def _refused(self, identity: bytes, known: _Waiting, number: int, *, earlier: bool) -> None:
+    async def _content(self, item: WaitingFile, again: bool) -> bytes | None:
+        """The content of what is to be handed over; None where it is not on the disk any more and
+        that is no wonder: the hub has had it before. Raises OSError."""
+        try:
+            return await self.read(item)
+        except FileNotFoundError:
+            if not again:
+                raise
+            return None
+
+    async def _became(self, known: WaitingNode) -> list[Any]:
+        """What the hub says of what it may have, and nobody can hand over again. Raises OSError:
+        FileNotFoundError where it has it not."""
+        if await self._view.link.ask("upload", known.item.identity) is not None:
+            known.unknown = False
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return []
+
+    def _refused(self, identity: bytes, known: WaitingNode, number: int, *, earlier: bool) -> None:
         """The hub does not take it; ``earlier``: it may have it all the same, by another try."""
         if self._waiting.get(identity) is not known:
             return  # there is something newer
@@ -521,7 +520,7 @@ class Handing:
         known.node.trouble = f"the hub does not take it: {why}"
         _log.warning("the hub does not take a file: %s", os.strerror(number))
 
-    async def _under_another_id(self, identity: bytes, known: _Waiting, content: bytes) -> None:
+    async def _under_another_id(self, identity: bytes, known: WaitingNode, content: bytes) -> None:
         """Its id was withdrawn, and what was to be done with it then was not. Raises OSError."""
         async with self._using:
             if self._waiting.get(identity) is known:
@@ -529,7 +528,7 @@ class Handing:
                 await self._change(known, known.item, content)
                 known.refused = errno.EAGAIN, trio.current_time()
 
-    async def _taken(self, known: _Waiting, name: bytes, told: Stat | None) -> list[bytes]:
+    async def _taken(self, known: WaitingNode, name: bytes, told: Stat | None) -> list[bytes]:
         """It waits no more: the hub has it. Gives the ids that may be forgotten."""
         item = known.item
         await trio.to_thread.run_sync(self._spool.drop, item)
@@ -537,7 +536,7 @@ class Handing:
         return self._is_there(known.node, item, name, told)
 
     def _settled(
-        self, known: _Waiting, identity: bytes, name: bytes, told: Stat | None
+        self, known: WaitingNode, identity: bytes, name: bytes, told: Stat | None
     ) -> list[bytes]:
         """The hub has what something newer, which waits, is in the place of: that has taken the
         place of all before it. Gives the ids that may be forgotten. On the disk the newer one has

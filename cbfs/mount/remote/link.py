@@ -21,7 +21,7 @@ import trio.lowlevel
 
 from cbfs.mount.remote.spool import WaitingFile
 from cbfs.mount.remote.ssh.greeting import Silent, greeted, last_line, listen
-from cbfs.mount.remote.wire import PART, PIECE_MAX, read_hub_answer
+from cbfs.mount.remote.wire import ID_SIZE, PART, PIECE_MAX, read_hub_answer
 from cbfs.mount.single.wire import Answer, Frames, frame
 from cbfs.storage.faults import contained, harmless
 from cbfs_common.errors import CbfsError, DecodeError, in_words
@@ -337,6 +337,7 @@ class HubLink:
     def __init__(self, command: Sequence[str], random: Random) -> None:
         self._command = command
         self._random = random
+        self._mount = random.token(ID_SIZE)  # what ssh still has of an earlier link is not done
         self._link: _Link | None = None
         self._wanted = trio.Event()
         self._hub_time = 0
@@ -442,7 +443,7 @@ class HubLink:
         made: Callable[[], None],
     ) -> None:
         frames = Frames(PIECE_MAX)
-        hub_time, account = await greeted(process, frames)
+        hub_time, account = await greeted(process, frames, self._mount)
         self.account = self.account or account
         if account != self.account:
             raise CbfsError(

@@ -12,6 +12,7 @@ import trio
 
 from cbfs.mount.remote.spool import WaitingFile
 from cbfs.mount.remote.wire import Stat
+from cbfs.tree.rules import is_scratch
 from cbfs_common.errors import DecodeError
 
 ROOT_NUMBER = 1
@@ -116,6 +117,33 @@ def path_of(node: RemoteNode) -> bytes:
         parts.append(here.name)
         here = here.above
     return b"/".join(reversed(parts))
+
+
+@dataclass(slots=True, eq=False)
+class WaitingNode:
+    """A file that waits, and where it is shown. ``sent``: it was on the link under this id, so that
+    anything else gets another one; ``unknown``: and nobody knows yet what the hub has done.
+    ``earlier``: nor of an earlier try, or of what it is in the place of. ``refused``: why, and when
+    by trio's clock."""
+
+    item: WaitingFile
+    node: RemoteNode
+    sent: bool = False
+    unknown: bool = False
+    earlier: bool = False
+    refused: tuple[int, float] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it, or what it is in the place of, may be at the hub or not, and the next try
+        tells."""
+        return self.unknown or (self.earlier and self.refused is None and self.item.whole)
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether it is not handed over: it is no message, or somebody is writing in it."""
+        is_no_message = is_scratch(os.fsdecode(self.node.name)) or not self.item.whole
+        return bool(self.node.writers) or is_no_message
 
 
 class RemoteTree:

@@ -4,15 +4,16 @@ asked, and tells what changes by itself."""
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from cbfs.mount.remote.files import HandedParts, HubFiles, errors
+from cbfs.mount.quota import errno_of
+from cbfs.mount.remote.files import HandedParts, HubFiles, Running
 from cbfs.mount.remote.wire import (
     APPEARS,
     GOES,
@@ -27,9 +28,10 @@ from cbfs.mount.remote.wire import (
 from cbfs.mount.single.view import SingleView, conversation_called, drop_tmp, make_tmp
 from cbfs.mount.single.wire import Frames, FrameSender, SingleRequest, frame
 from cbfs.mount.view import MountView
-from cbfs.storage.faults import harmless
-from cbfs.storage.store import Meta, Table, Writer
+from cbfs.storage.faults import harmless, log_fault
+from cbfs.storage.store import Meta, StoreError, Table, Writer
 from cbfs.tree.nodes import ROOT, Node
+from cbfs.tree.rules import TreeError
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.primitives import Random
 
@@ -42,11 +44,32 @@ SILENT_MAX = 90.0
 """Seconds without a word, or without anything taken, after which a link is ended: a mount pings all
 the time, and one whose machine sleeps makes another link when it wakes."""
 
+OVER_MAX = 30.0
+"""Seconds for which a new link waits until all is over that an earlier one of the same mount has
+asked: less than the mount waits for the greeting."""
+
 NEWS_MAX = 20_000
 """News that wait for one link. One that takes none is ended: it looks at all anew when it is back.
 """
 
 _KEY_SIZE = 32
+
+
+@contextmanager
+def errors(failed: Callable[[], None]) -> Iterator[None]:
+    """What goes wrong within comes out as OSError with the errno that a program would get."""
+    try:
+        yield
+    except TreeError as error:
+        raise OSError(error.errno, "") from error
+    except StoreError as error:
+        raise OSError(errno_of(error), "") from error
+    except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, DecodeError):
+        raise
+    except Exception as error:
+        log_fault(error)
+        failed()
+        raise OSError(errno.EIO, "") from error
 
 
 class HubSession:
@@ -84,16 +107,19 @@ class HubSession:
                 await self._send(first.number, errno.EINVAL, [str(error), error.hint])
                 return
         account = await self._account_id(single)
+        handed = self._uploads.of((single.drafts.conversation or b"") if single else b"")
         await self._send(first.number, 0, None)
         news = News(self._view, single, self._random.token(_KEY_SIZE))
-        files = HubFiles(self._view, self._account, self._uploads, single, news.inode_of)
+        files = HubFiles(self._view, self._account, handed, single, news.inode_of)
         news.stat = files.stat
         self._view.watchers.observers.append(news)
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._tell, news)
-                await self._answer_all(_HubWords(files), stream, frames, nursery, account)
-                nursery.cancel_scope.cancel()
+            with _Registered(handed.links) as links:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._tell, news)
+                    words = _HubWords(files, links)
+                    await self._answer_all(words, stream, frames, nursery, account)
+                    nursery.cancel_scope.cancel()
         finally:
             self._view.watchers.observers.remove(news)
             with trio.CancelScope(shield=True):
@@ -144,6 +170,7 @@ class HubSession:
                     if request.word != "hello":
                         raise DecodeError("a mount on another machine that does not greet")
                     greeted = True
+                    await words.alone(request.arguments[1], nursery.cancel_scope)
                     answer = [VERSION, time.time_ns(), account]
                     await self._send(request.number, 0, answer)
                 elif request.word in UNANSWERED:  # in their order
@@ -192,13 +219,51 @@ class HubSession:
         raise trio.BrokenResourceError("it takes nothing")
 
 
+class _Registered:
+    """One link among the ``links`` of all mounts, while the block runs: nothing goes on that was
+    asked on it when the block has ended."""
+
+    def __init__(self, links: dict[bytes, list[Running]]) -> None:
+        self._links = links
+        self._own: Running | None = None
+        self._mount = b""
+
+    def __enter__(self) -> "_Registered":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self._own is None:
+            return
+        self._own.over.set()
+        self._links[self._mount].remove(self._own)
+        if not self._links[self._mount]:
+            del self._links[self._mount]
+
+    async def alone(self, mount: bytes, scope: trio.CancelScope) -> None:
+        """End every other link of this mount, whatever has come on it and was not read, and wait
+        until all is over that it has asked. ``scope`` ends this one. Raises
+        trio.BrokenResourceError where it takes too long: the mount makes another link."""
+        self._mount, self._own = mount, Running(scope, trio.Event())
+        same = self._links.setdefault(mount, [])
+        earlier = list(same)
+        same.append(self._own)
+        for each in earlier:
+            each.scope.cancel()
+        with trio.move_on_after(OVER_MAX):
+            for each in earlier:
+                await each.over.wait()
+            return
+        raise trio.BrokenResourceError("an earlier link of it goes on")
+
+
 Send = Callable[..., Awaitable[None]]
 
 
 class _HubWords:
     """The words of a link, as calls of what is done for it."""
 
-    def __init__(self, files: HubFiles) -> None:
+    def __init__(self, files: HubFiles, links: _Registered) -> None:
+        self.alone = links.alone
         self._files = files
         self._table: dict[str, Callable[..., Awaitable[Any]]] = {
             "ping": _now,

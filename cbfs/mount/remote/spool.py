@@ -169,10 +169,12 @@ class OutgoingSpool:
         return _decoded(identity, open_sealed(key, _NONCE, sealed))
 
     def drop(self, item: WaitingFile) -> None:
-        """It waits no more; on the disk on return."""
-        self._file(item.identity).unlink(missing_ok=True)
+        """It waits no more; on the disk on return. Where that fails, it may be gone all the same,
+        and may be dropped once more."""
+        with suppress(FileNotFoundError):
+            self._file(item.identity).unlink()
+            self._bytes -= item.size
         sync_directory(self.path)
-        self._bytes -= item.size
 
     def _waiting(self) -> Iterator[WaitingFile]:
         for path in self.path.glob("*.new"):  # of whoever was interrupted

@@ -8,7 +8,7 @@ Some answers come in several frames, each [more, ...]: the last has ``more`` Fal
 A stat is an array of the fields of ``Stat``, in their order.
 """
 
-from errno import EILSEQ, ENAMETOOLONG
+from errno import EILSEQ, EINVAL, ENAMETOOLONG
 from stat import S_IFDIR, S_IFLNK, S_IFREG, S_ISUID, S_ISVTX
 from stat import S_IFMT as _S_IFMT
 from typing import Any, Final, NamedTuple
@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import msgpack
 
 from cbfs.mount.single.wire import Answer, SingleRequest
-from cbfs.tree.rules import name_fault
+from cbfs.tree.rules import TreeError, name_fault
 from cbfs_common.errors import DecodeError
 
 VERSION: Final = 1
@@ -46,7 +46,9 @@ PIECE_MAX: Final = 512 * 1024
 """Bytes of a frame from the hub: a part of a file, or LISTED_AT_ONCE entries."""
 
 ARGUMENTS: Final[dict[str, tuple[type, ...]]] = {
-    "hello": (int,),  # version; gives [version, time, id of the account, or of the conversation]
+    # version, id of the mount: of those of the same mount, earlier links are over when this is
+    # answered; gives [version, time, id of the account, or of the conversation]
+    "hello": (int, bytes),
     "ping": (),  # gives the time (nanoseconds)
     "stat": (bytes,),
     "list": (bytes,),  # in several frames: [more, [name, stat] each]
@@ -179,6 +181,8 @@ def _fit(word: str, arguments: list[Any]) -> bool:
     if word == "taken":
         ids = arguments[0]
         return len(ids) <= TAKEN_MAX and all(type(i) is bytes and len(i) == ID_SIZE for i in ids)
+    if word == "hello" and len(arguments[1]) != ID_SIZE:
+        return False
     if word in {"part", "put", "upload"} and len(arguments[0]) != ID_SIZE:
         return False
     if word == "withdraw" and not is_ids(arguments[0]):
@@ -212,6 +216,18 @@ def stays_inside(path: bytes, target: bytes) -> bool:
     parts = [part for part in target.split(b"/") if part not in {b"", b"."}]
     up = next((at for at, part in enumerate(parts) if part != b".."), len(parts))
     return up <= path.count(b"/") and b".." not in parts[up:]
+
+
+def link_target(target: bytes) -> str:
+    """Where a symbolic link is to lead. Raises TreeError."""
+    if not target or b"\0" in target:
+        raise TreeError(EINVAL)
+    if len(target) > PATH_MAX:
+        raise TreeError(ENAMETOOLONG)
+    try:
+        return target.decode()
+    except UnicodeDecodeError as error:
+        raise TreeError(EILSEQ) from error
 
 
 def is_ids(value: bytes) -> bool:

@@ -20,15 +20,15 @@ class Silent(CbfsError):
     """ssh has ended without a greeting: it may have said why."""
 
 
-async def greeted(process: trio.Process, frames: Frames) -> tuple[int, bytes]:
-    """Let both sides say what they are. Gives the hub's time, and what it calls the account. Raises
-    CbfsError."""
+async def greeted(process: trio.Process, frames: Frames, mount: bytes) -> tuple[int, bytes]:
+    """Let both sides say what they are; ``mount``: the id of this mount, by which the hub ends its
+    earlier links. Gives the hub's time, and what it calls the account. Raises CbfsError."""
     answers: list[Answer] = []
     if process.stdin is None or process.stdout is None:
         raise Silent("there is no ssh")
     with trio.move_on_after(GREET_MAX):
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await process.stdin.send_all(frame(2, "hello", [VERSION]))
+            await process.stdin.send_all(frame(2, "hello", [VERSION, mount]))
         try:  # what has ended may have said why
             while len(answers) < 2:
                 data = await process.stdout.receive_some()
