@@ -24,6 +24,7 @@ from cbfs.messages import conversations, history, order
 from cbfs.messages.model import Content, Conversation, Delivery, Message, Turnover
 from cbfs.messages.queues import blobs, note_queue, progress
 from cbfs.messages.queues.note_queue import Dues
+from cbfs.messages.queues.quarantine import of_later_version
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
@@ -219,7 +220,7 @@ class Engine:
             putting = progress.putting_lines(reader)
             found = (*self._context.problems.lines(), *self.directories.lines())
             ending = self.expiry.lines(reader)
-            unread = progress.unread_lines(reader.count(Table.QUARANTINE))
+            unread = self._unread(reader)
         return Report(
             "not connected" if self.stopped else self._mailbox.connection,
             self._network.lines(),
@@ -233,6 +234,14 @@ class Engine:
             self._renewal.line(),
             self.people.renaming.lines(),
         )
+
+    def _unread(self, reader: Reader) -> tuple[str, ...]:
+        later, sessions = of_later_version(reader)
+        people = {self._context.sessions.peer_of(session) for session in sessions} - {""}
+        known = (self.people.contact(name) for name in people)
+        named = sorted(self.people.label(c.name) for c in known if c and not c.blocked)
+        rest = reader.count(Table.QUARANTINE) - later
+        return (*progress.later_lines(later, named), *progress.unread_lines(rest))
 
     def _missing(self, found: dict[bytes, note_queue.Missing]) -> Iterator[str]:
         for key, missing in found.items():

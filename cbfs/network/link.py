@@ -59,6 +59,14 @@ _WORDS = {
         "takes no file of this size",
         "ask who runs it for more (--blob-quota), or send less",
     ),
+    Code.LATER_VERSION: (
+        "is of an earlier version than what was asked of it",
+        "ask who runs it to upgrade it",
+    ),
+    Code.EARLIER_VERSION: (
+        "is of a later version, and takes no such request any more",
+        "install a newer cbfs",
+    ),
     Code.WORK_NEEDED: ("asks newcomers for work", _AGAIN),
     Code.INVITE_NEEDED: (
         "takes newcomers by invite only",

@@ -26,7 +26,9 @@ from cbfs_common.wire.requests import (
     LastMark,
     PrekeyCount,
     ServerLimits,
+    ServerVersion,
     SwapMark,
+    TellVersion,
     UploadPrekeys,
     decode_request,
     encode,
@@ -127,6 +129,8 @@ def reply(payload: bytes) -> bytes:
         return encode(PrekeyCount(100, FAR))
     if isinstance(asked, GetLimits):
         return encode(ServerLimits(1, 1, 1))
+    if isinstance(asked, TellVersion):
+        return encode(ServerVersion(asked.version))
     if isinstance(asked, SwapMark):
         return encode(LastMark(b""))
     return encode(Done())

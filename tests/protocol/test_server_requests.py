@@ -54,10 +54,13 @@ from cbfs_common.wire.requests import (
     PrekeyCount,
     PrekeyRecord,
     ServerLimits,
+    ServerVersion,
     Stored,
     Subscribe,
     SwapMark,
     TakePrekey,
+    TellVersion,
+    UnknownRequest,
     UploadPrekeys,
     decode_push,
     decode_reply,
@@ -96,6 +99,7 @@ REQUESTS = (
     SwapMark(b"", MARK),
     SwapMark(MARK, MARK[::-1]),
     GetTerms(),
+    TellVersion(255),
     MakeBlob(USER, BLOB_CHUNKS_MAX, BLOB_DAYS_MAX),
     PutChunk(USER, 262_656, CHUNK),
     StatBlob(USER),
@@ -113,6 +117,7 @@ REPLIES = (
     LastMark(b""),
     LastMark(MARK),
     NewcomerTerms(False, ID, 64),
+    ServerVersion(255),
     BlobState(0, 21),
     BlobChunk(CHUNK),
 )
@@ -186,12 +191,28 @@ def test_pushes_come_back() -> None:
         [12, MARK],
         [12, MARK, b""],
         [12, None, MARK],
+        [19, 0],
+        [19, 256],
+        [19, True],
         [12, MARK[1:], MARK],
     ],
 )
 def test_what_is_off_is_refused(items: Any) -> None:
     with pytest.raises(DecodeError):
         decode_request(msgpack.packb(items))
+
+
+def test_a_request_of_a_later_version_is_told_from_nonsense() -> None:
+    for items in [20], [63, b"x", 1], [20, [[]]]:
+        with pytest.raises(UnknownRequest):
+            decode_request(msgpack.packb(items))
+    for items in [64], [0], [11, 1], [128], ["20"]:
+        with pytest.raises(DecodeError) as refused:
+            decode_request(msgpack.packb(items))
+        assert type(refused.value) is DecodeError
+    with pytest.raises(DecodeError) as refused:
+        decode_request(b"\x91\x14" + b"\0")
+    assert type(refused.value) is DecodeError
 
 
 def test_trailing_bytes_are_refused() -> None:

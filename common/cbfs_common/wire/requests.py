@@ -2,7 +2,8 @@
 
 Each request, reply and push is one frame's payload: a msgpack array whose first item is its kind.
 ``encode`` gives the payload; ``decode_request``, ``decode_reply`` and ``decode_push`` take any
-bytes and give a checked value or DecodeError.
+bytes and give a checked value or DecodeError, which is UnknownRequest for a request that a later
+version has.
 """
 
 from collections.abc import Callable
@@ -50,6 +51,8 @@ from cbfs_common.wire.fields import (
 )
 
 ID_SIZE = 16
+VERSION_MAX = 255
+KINDS_OF_REQUESTS = range(1, 64)
 
 
 def envelope_id(envelope: bytes) -> bytes:
@@ -77,6 +80,12 @@ class Code(IntEnum):
     BLOB_DIFFERS = 15
     BLOB_QUOTA = 16
     BLOB_TOO_LARGE = 17
+    LATER_VERSION = 18
+    EARLIER_VERSION = 19
+
+
+class UnknownRequest(DecodeError):
+    """A request of a kind that there is not in this version of the protocol."""
 
 
 def _kind(record: bytes) -> PrekeyKind:
@@ -191,6 +200,18 @@ class NewcomerTerms(Reply):
     def fields(self) -> tuple[Any, ...]:
         """invited flag, challenge, bits u8."""
         return (self.invited, self.challenge, self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerVersion(Reply):
+    """The highest version of the protocol that the server reads."""
+
+    KIND: ClassVar[int] = 75
+    version: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """version u8."""
+        return (self.version,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +365,19 @@ class GetTerms(Request[NewcomerTerms]):
 
 
 @dataclass(frozen=True, slots=True)
+class TellVersion(Request[ServerVersion]):
+    """The highest version of the protocol that the client reads; gives the server's."""
+
+    KIND: ClassVar[int] = 19
+    REPLY: ClassVar[type[Reply]] = ServerVersion
+    version: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """version u8."""
+        return (self.version,)
+
+
+@dataclass(frozen=True, slots=True)
 class Arrived:
     """Pushed to a subscriber: an envelope and its id. Delete it once it is safe."""
 
@@ -370,6 +404,7 @@ AnyRequest = (
     | GetLimits
     | SwapMark
     | GetTerms
+    | TellVersion
     | MakeBlob
     | PutChunk
     | StatBlob
@@ -386,6 +421,7 @@ AnyReply = (
     | ServerLimits
     | LastMark
     | NewcomerTerms
+    | ServerVersion
     | BlobState
     | BlobChunk
 )
@@ -405,6 +441,12 @@ def _refused(code: Any) -> ErrorReply:
         return ErrorReply(Code(count_of(code)))
     except ValueError as error:
         raise DecodeError(WRONG) from error
+
+
+def _version(value: Any) -> int:
+    if not 0 < count_of(value) <= VERSION_MAX:
+        raise DecodeError(WRONG)
+    return int(value)
 
 
 def _bits(value: Any) -> int:
@@ -440,6 +482,7 @@ _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
         lambda seen, new: SwapMark(bytes_or_none(seen, MARK_SIZE), bytes_of(new, MARK_SIZE)),
     ),
     GetTerms.KIND: (0, GetTerms),
+    TellVersion.KIND: (1, lambda version: TellVersion(_version(version))),
     **blobs.REQUESTS,
 }
 _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
@@ -465,6 +508,7 @@ _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
             flag_of(invited), bytes_of(challenge, CHALLENGE_SIZE), _bits(bits)
         ),
     ),
+    ServerVersion.KIND: (1, lambda version: ServerVersion(_version(version))),
     **blobs.REPLIES,
 }
 _PUSHES: dict[int, tuple[int, Callable[..., Arrived]]] = {
@@ -483,10 +527,15 @@ def encode(value: Request[Any] | Reply | Arrived) -> bytes:
     return packed
 
 
-def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
+def _decode(
+    data: bytes, table: dict[int, tuple[int, Callable[..., T]]], later: range = range(0)
+) -> T:
+    """``later``: the kinds that are for later versions where ``table`` does not have them."""
     items = unpack(data, WRONG, IDS_MAX)
     if type(items) is not list or not items or type(items[0]) is not int:
         raise DecodeError(WRONG)
+    if items[0] in later and items[0] not in table:
+        raise UnknownRequest("a request of a later version")
     count, make = table.get(items[0], (-1, None))
     if make is None or len(items) != count + 1:
         raise DecodeError(WRONG)
@@ -494,8 +543,8 @@ def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
 
 
 def decode_request(data: bytes) -> AnyRequest:
-    """The request that a payload is. Raises DecodeError."""
-    return _decode(data, _REQUESTS)
+    """The request that a payload is. Raises DecodeError, UnknownRequest for a kind of later."""
+    return _decode(data, _REQUESTS, KINDS_OF_REQUESTS)
 
 
 def decode_reply(data: bytes) -> AnyReply:
