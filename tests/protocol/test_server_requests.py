@@ -203,16 +203,15 @@ def test_what_is_off_is_refused(items: Any) -> None:
 
 
 def test_a_request_of_a_later_version_is_told_from_nonsense() -> None:
-    for items in [20], [63, b"x", 1], [20, [[]]]:
+    later: list[list[object]] = [[20], [63, b"x", 1], [20, [[]]]]
+    for items in later:
         with pytest.raises(UnknownRequest):
             decode_request(msgpack.packb(items))
-    for items in [64], [0], [11, 1], [128], ["20"]:
+    nonsense: list[list[object]] = [[64], [0], [11, 1], [128], ["20"]]
+    for data in (*map(msgpack.packb, nonsense), b"\x91\x14\0"):
         with pytest.raises(DecodeError) as refused:
-            decode_request(msgpack.packb(items))
+            decode_request(data)
         assert type(refused.value) is DecodeError
-    with pytest.raises(DecodeError) as refused:
-        decode_request(b"\x91\x14" + b"\0")
-    assert type(refused.value) is DecodeError
 
 
 def test_trailing_bytes_are_refused() -> None:

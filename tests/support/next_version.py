@@ -1,16 +1,19 @@
-"""Peers of the next version of the protocol, in the test's own process beside those of today's: they
-have one kind of body more, a version of profiles with something behind the host, and one request
-more."""
+"""Peers of the next version of the protocol, in the test's own process beside those of today's:
+they have one kind of body more, something behind the host in profiles, and one request more."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from cbfs.account.account import Account
+from cbfs.engine.engine import Engine
+from cbfs.engine.running import running
+from cbfs.network.options import NetworkOptions
 from cbfs_common.limits import SPOKEN_VERSION
 from cbfs_common.messages import body
 from cbfs_common.messages.body import Part
@@ -38,13 +41,22 @@ def next_version() -> Iterator[None]:
         _is_next.reset(token)
 
 
+@asynccontextmanager
+async def running_next(account: Path) -> AsyncIterator[Engine]:
+    """``running`` of the next version, without Tor."""
+    token = _is_next.set(True)
+    async with running(account, NetworkOptions(no_tor=True)) as engine:
+        _is_next.reset(token)
+        yield engine
+
+
 class _Kinds(dict[int, Any]):
     def __contains__(self, kind: object) -> bool:
         return super().__contains__(kind) and (kind != KIND or _is_next.get())
 
 
-def make_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``next_version`` works until the end of the test."""
+def make_next(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """``next_version`` works until the end of the test; the accounts of these names are made so."""
     kind, profile = Part.kind, Account.profile
     assert isinstance(kind, property)
     assert isinstance(profile, property)
@@ -55,7 +67,7 @@ def make_next(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def profile_of(account: Account) -> Profile:
         made: Profile = profile.__get__(account)
-        return replace(made, version=NEXT, later=LATER) if _is_next.get() else made
+        return replace(made, version=NEXT, later=LATER) if account.name in names else made
 
     kinds = _Kinds(body._DECODERS) | {KIND: body._decode_part}
     monkeypatch.setattr(body, "_DECODERS", _Kinds(kinds))
