@@ -131,7 +131,7 @@ class ByLine:
             raise OtherKeys(shown)
         known = context.contacts.get(true)
         if decode_profile(found.entry.profile).identity(person) != identity or (
-            known is not None and known.entry.profile != found.entry.profile
+            known is not None and known.profile != decode_profile(found.entry.profile)
         ):
             raise OtherKeys(shown)
         return ToldOf(true, found.entry, fresh)

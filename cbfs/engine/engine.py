@@ -24,7 +24,6 @@ from cbfs.messages import conversations, history, order
 from cbfs.messages.model import Content, Conversation, Delivery, Message, Turnover
 from cbfs.messages.queues import blobs, note_queue, progress
 from cbfs.messages.queues.note_queue import Dues
-from cbfs.messages.queues.quarantine import of_later_version
 from cbfs.names.directory import Directory
 from cbfs.names.own_name import OwnName
 from cbfs.network.access import Network
@@ -41,7 +40,7 @@ from cbfs.sending.reminders import Reminders
 from cbfs.sending.sender import Sender, topic_of
 from cbfs.sending.uploads import Uploads, settle_content
 from cbfs.storage.faults import contained, harmless
-from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs.storage.store import Reader, Store, Writer
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
 from cbfs_common.profile import Profile
@@ -220,7 +219,7 @@ class Engine:
             putting = progress.putting_lines(reader)
             found = (*self._context.problems.lines(), *self.directories.lines())
             ending = self.expiry.lines(reader)
-            unread = self._unread(reader)
+            unread = self.people.unread(reader)
         return Report(
             "not connected" if self.stopped else self._mailbox.connection,
             self._network.lines(),
@@ -234,14 +233,6 @@ class Engine:
             self._renewal.line(),
             self.people.renaming.lines(),
         )
-
-    def _unread(self, reader: Reader) -> tuple[str, ...]:
-        later, sessions = of_later_version(reader)
-        people = {self._context.sessions.peer_of(session) for session in sessions} - {""}
-        known = (self.people.contact(name) for name in people)
-        named = sorted(self.people.label(c.name) for c in known if c and not c.blocked)
-        rest = reader.count(Table.QUARANTINE) - later
-        return (*progress.later_lines(later, named), *progress.unread_lines(rest))
 
     def _missing(self, found: dict[bytes, note_queue.Missing]) -> Iterator[str]:
         for key, missing in found.items():

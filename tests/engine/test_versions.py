@@ -1,11 +1,13 @@
 """Peers and servers of another version of the protocol than this one: what both have goes on, and
 the rest is kept, said, and read after the upgrade."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
+from cbfs.commands.init import has_profile
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.network.link import ServerRefused, request
@@ -85,6 +87,22 @@ def test_two_versions_talk_both_ways_and_all_is_read_after_the_upgrade(
             assert not told(alice)
             assert shown(alice) == sorted(["one", NEW, "two", "three"])
             await until(lambda: not bob.report().unreceived, "bob to hear of it")
+
+    in_town(tmp_path, here.server.url, main)
+
+
+def test_an_account_has_its_name_whatever_version_it_was_taken_with(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_next(monkeypatch, "bob")
+
+    async def main(town: Town) -> None:
+        monkeypatch.undo()
+        bob, alice = load(town, "bob"), load(town, "alice")
+        assert bob.profile.encode() != town.liar.entries["bob"].profile
+        assert has_profile(town.liar.entries["bob"], bob)
+        assert not has_profile(town.liar.entries["bob"], alice)
+        assert not has_profile(replace(town.liar.entries["bob"], profile=b"x"), bob)
 
     in_town(tmp_path, here.server.url, main)
 
