@@ -1,22 +1,28 @@
 """Peers and servers of another version of the protocol than this one: what both have goes on, and
 the rest is kept, said, and read after the upgrade."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgpack
 import pytest
 import trio
 
 from cbfs.commands.init import has_profile
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
+from cbfs.messages.queues.quarantine import Why, of_later_version
 from cbfs.network.link import ServerRefused, request
 from cbfs.storage.store import Table
 from cbfs.tree.texts import contact_text
+from cbfs_common.messages.body import Note, Refs, encode_note, encode_part
 from cbfs_common.primitives import Random
 from cbfs_common.wire.requests import GetLimits, TellVersion, encode
 from cbfs_common.wire.transport import ClientConnection
 from tests.engine.test_engine import NO_TOR, send, until
+from tests.engine.test_hostile_peers import Mallory, messages, part
+from tests.support.healing_world import World as PeerWorld
 from tests.support.next_version import (
     LATER,
     NEW,
@@ -34,6 +40,14 @@ from tests.support.world import World
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cbfs.receiving.receiver.PROMPT_AFTER", 0.2)
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Iterator[PeerWorld]:
+    made = PeerWorld(tmp_path)
+    made.begin(("alice", "bob", "mallory"))
+    yield made
+    made.close()
 
 
 def shown(engine: Engine) -> list[str]:
@@ -89,6 +103,34 @@ def test_two_versions_talk_both_ways_and_all_is_read_after_the_upgrade(
             await until(lambda: not bob.report().unreceived, "bob to hear of it")
 
     in_town(tmp_path, here.server.url, main)
+
+
+def _of_later_version(wanted: bytes) -> dict[str, bytes]:
+    """Bodies that there are not yet: of another version, and of other kinds."""
+    note = encode_note(Note(Refs(wanted=(wanted,)), b""))
+    fields, of_note = msgpack.unpackb(encode_part(part(b"later"))), msgpack.unpackb(note)
+    return {
+        "a part of version 2": msgpack.packb([2, *fields[1:]]),
+        "a part with another element": msgpack.packb([2, *fields[1:], b"new"]),
+        "a note of version 2": msgpack.packb([2, *of_note[1:], []]),
+        "a kind that there is not": msgpack.packb([1, 7, b"new"]),
+        "a kind of nothing": msgpack.packb([1, 2**64 - 1]),
+    }
+
+
+@pytest.mark.parametrize("what", _of_later_version(bytes(32)))
+def test_all_that_is_of_a_later_version_is_kept_beside_what_goes_on(
+    what: str, peers: PeerWorld
+) -> None:
+    mallory, alice = Mallory(peers), peers.clients["alice"]
+    mallory.send(encode_part(part(b"before")))
+    mallory.send(_of_later_version(bytes(32))[what], encode_part(part(b"after")))
+    assert len(messages(alice)) == 2
+    with alice.store.read() as reader:
+        ((_key, data),) = reader.items(Table.QUARANTINE)
+        counted, (session,) = of_later_version(reader)
+    assert (counted, data[:1]) == (1, Why.VERSION.value)
+    assert alice.context.sessions.peer_of(session) == "mallory"
 
 
 def test_an_account_has_its_name_whatever_version_it_was_taken_with(
