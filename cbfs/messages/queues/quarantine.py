@@ -16,14 +16,16 @@ from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.limits import QUARANTINE_MAX
 
 RETRIES_MAX = 1_024
-"""Envelopes, the newest, that are tried again when a mount begins."""
+"""Envelopes, the newest, that are tried again when a mount begins: so many of a later version, and
+of the rest."""
 
 _NO_SESSION = bytes(16)
 _HEAD = 17
 _ONCE, _WHICH = slice(8, 24), slice(24, 40)
 _NONE = bytes(16)
-_VERSION = b"later version".ljust(16, b"\0")
-_NO_SESSIONS = frozenset((_NONE, _VERSION))
+_ALL_LATER = b"\xff" * 16
+"""In the place of a session, for all that is of a later version."""
+
 _NAMED_MAX = 64
 """Envelopes of a later version of which is told who sent them."""
 
@@ -80,9 +82,11 @@ def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
 
 
 def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
-    which = _VERSION if unread.why is Why.VERSION else _NONE
+    which = _NONE
     if unread.why is Why.FAR:
         which = which_session(writer, unread.session)
+    elif unread.why is Why.VERSION:
+        which = which_session(writer, _ALL_LATER)
     key = u64(writer.next_number(Series.QUARANTINE)) + once + which
     writer.put(Table.QUARANTINE, key, unread.encode())
     if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
@@ -119,16 +123,23 @@ def waiting_for(reader: Reader, sessions: Collection[bytes]) -> list[bytes]:
 
 def far_sessions(reader: Reader) -> set[bytes]:
     """The sessions that an envelope is too far ahead in, as ``which_session`` calls them."""
-    return {key[_WHICH] for key in reader.keys(Table.QUARANTINE)} - _NO_SESSIONS
+    none = {_NONE, which_session(reader, _ALL_LATER)}
+    return {key[_WHICH] for key in reader.keys(Table.QUARANTINE)} - none
 
 
 def of_later_version(reader: Reader) -> tuple[int, set[bytes]]:
     """How many are of a later version of the protocol, and the sessions of the newest of them."""
-    keys = [key for key in reader.keys(Table.QUARANTINE) if key[_WHICH] == _VERSION]
+    later = which_session(reader, _ALL_LATER)
+    keys = [key for key in reader.keys(Table.QUARANTINE) if key[_WHICH] == later]
     found = (reader.get(Table.QUARANTINE, key) for key in keys[-_NAMED_MAX:])
     return len(keys), {_decode(data).session for data in found if data is not None}
 
 
 def newest(reader: Reader) -> list[bytes]:
-    """The keys of the records that are tried again when a mount begins."""
-    return list(reader.keys(Table.QUARANTINE))[-RETRIES_MAX:]
+    """The keys of the records that are tried again when a mount begins, in their order: no noise
+    keeps what is of a later version from being read after an upgrade."""
+    later = which_session(reader, _ALL_LATER)
+    keys = list(reader.keys(Table.QUARANTINE))
+    told = [key for key in keys if key[_WHICH] == later]
+    rest = [key for key in keys if key[_WHICH] != later]
+    return sorted((*told[-RETRIES_MAX:], *rest[-RETRIES_MAX:]))
