@@ -42,12 +42,13 @@ from cbfs.receiving.signing_up import read_server_invite, sign_up
 from cbfs.storage.records import Meta
 from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
-from cbfs_common.errors import CbfsError
+from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.names.checks import Found, NameExpired
+from cbfs_common.names.entry import Entry
 from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.names.registration import Token, parse_token
-from cbfs_common.profile import Address, parse_address
+from cbfs_common.profile import Address, decode_profile, parse_address
 
 T = TypeVar("T")
 
@@ -315,10 +316,19 @@ def _context(store: Store, account: Account, directory: Directory, dialer: Diale
     return make_context(store, account, configuration, directory, paced, Problems(lambda: None))
 
 
+def has_profile(entry: Entry, account: Account) -> bool:
+    """Whether an entry has the keys and the server of this account, whatever version of the
+    protocol was told with them."""
+    try:
+        return decode_profile(entry.profile) == account.profile
+    except DecodeError:  # the directory takes any bytes for one
+        return False
+
+
 async def _is_there(directory: Directory, account: Account) -> bool:
     """Whether the directory has the name for this account, whoever owns it."""
     found = await directory.lookups.lookup(account.name)
-    return isinstance(found, Found) and found.entry.profile == account.profile.encode()
+    return isinstance(found, Found) and has_profile(found.entry, account)
 
 
 async def _check_free(directory: Directory, account: Account) -> None:
@@ -332,5 +342,5 @@ async def _check_free(directory: Directory, account: Account) -> None:
     except NameExpired as expired:
         check_free(expired.entry, milliseconds() // 1_000)
         return
-    if isinstance(found, Found) and found.entry.profile != account.profile.encode():
+    if isinstance(found, Found) and not has_profile(found.entry, account):
         raise NameTaken

@@ -115,6 +115,11 @@ class Sessions:
         held = self._held.get(id_ or b"")
         return held.session if held else None
 
+    def peer_of(self, id_: bytes) -> str:
+        """With whom a session is, by its id; empty for one that is not here."""
+        held = self._held.get(id_)
+        return held.peer if held else ""
+
     def get(self, peer: str, id_: bytes) -> Session | None:
         """A session with this peer by its id, None when it is not here any more."""
         held = self._held.get(id_)

@@ -40,7 +40,7 @@ from cbfs.sending.reminders import Reminders
 from cbfs.sending.sender import Sender, topic_of
 from cbfs.sending.uploads import Uploads, settle_content
 from cbfs.storage.faults import contained, harmless
-from cbfs.storage.store import Reader, Store, Table, Writer
+from cbfs.storage.store import Reader, Store, Writer
 from cbfs_common.errors import CbfsError, DecodeError
 from cbfs_common.limits import PARTICIPANTS_MAX, SUBJECT_MAX
 from cbfs_common.profile import Profile
@@ -220,7 +220,7 @@ class Engine:
             putting = progress.putting_lines(reader)
             found = (*self._context.problems.lines(), *self.directories.lines())
             ending = self.expiry.lines(reader)
-            unread = progress.unread_lines(reader.count(Table.QUARANTINE))
+            unread = self.people.unread(reader)
         return Report(
             "not connected" if self.stopped else self._mailbox.connection,
             self._network.lines(),

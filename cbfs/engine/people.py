@@ -15,10 +15,12 @@ from cbfs.engine.directories import EngineDirectories
 from cbfs.engine.guarded_view import GuardedView
 from cbfs.interface import MessageRequest
 from cbfs.messages import petnames
+from cbfs.messages.queues import progress
+from cbfs.messages.queues.quarantine import of_later_version
 from cbfs.problems import Backoff, NotAName, Taken
 from cbfs.receiving import message_requests
 from cbfs.receiving.message_requests import Admission
-from cbfs.storage.store import Meta, StoreError, Table
+from cbfs.storage.store import Meta, Reader, StoreError, Table
 from cbfs_common.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -51,6 +53,15 @@ class EnginePeople:
     def contact(self, name: str) -> Contact | None:
         """One contact, None for somebody who is not known."""
         return self._context.contacts.get(name)
+
+    def unread(self, reader: Reader) -> tuple[str, ...]:
+        """Lines that say what is in quarantine/, and from whom where that is known."""
+        later, sessions = of_later_version(reader)
+        people = {self._context.sessions.peer_of(session) for session in sessions} - {""}
+        known = (self.contact(name) for name in people)
+        named = sorted(self.label(c.name) for c in known if c and not c.blocked)
+        rest = reader.count(Table.QUARANTINE) - later
+        return (*progress.later_lines(later, named), *progress.unread_lines(rest))
 
     def compare(self, name: str) -> Fingerprint:
         """What the user compares with a contact, of the keys that they are asked about."""

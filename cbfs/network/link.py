@@ -67,6 +67,14 @@ _WORDS = {
         "gives this account no more invites this week",
         "wait until next week, or ask whoever runs it for more (user-invites)",
     ),
+    Code.LATER_VERSION: (
+        "is of an earlier version than what was asked of it",
+        "ask who runs it to upgrade it",
+    ),
+    Code.EARLIER_VERSION: (
+        "is of a later version, and takes no such request any more",
+        "install a newer cbfs",
+    ),
     Code.WORK_NEEDED: ("asks newcomers for work", _AGAIN),
     Code.INVITE_NEEDED: (
         "takes newcomers by invite only",

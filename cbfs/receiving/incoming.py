@@ -98,8 +98,6 @@ class IncomingBatch:
                 self._given_up.add(error.peer)
             why = Why.FAR if error.far else Why.DAMAGED
             self.unread.append((item, QuarantinedEnvelope(envelope, why, error.session)))
-        except UnknownKind:
-            self.unread.append((item, QuarantinedEnvelope(envelope, Why.LATER)))
         except (CryptoError, DecodeError, LimitError):
             self.unread.append((item, QuarantinedEnvelope(envelope, Why.NOISE)))
         except StoreError:
@@ -117,7 +115,12 @@ class IncomingBatch:
         may fail comes before the step of the session counts."""
         now = self._reception.now
         opened = self._steps.open(item.envelope, now // 1000)
-        body = decode_body(opened.body)
+        try:
+            body = decode_body(opened.body)
+        except UnknownKind:
+            later = QuarantinedEnvelope(item.envelope, Why.VERSION, opened.session.id)
+            self.unread.append((item, later))
+            return
         sender = known_sender(self._context, opened, body)
         if sender is None:
             self.strangers.append(item)

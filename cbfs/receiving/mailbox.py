@@ -21,10 +21,10 @@ from cbfs.receiving.receiver import Receiver
 from cbfs.receiving.signing_up import Again
 from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs.storage.faults import contained
-from cbfs_common.errors import CbfsError
-from cbfs_common.limits import ENVELOPE_SIZE
+from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.limits import ENVELOPE_SIZE, SPOKEN_VERSION
 from cbfs_common.primitives import exponential
-from cbfs_common.wire.fields import Reply
+from cbfs_common.wire.fields import Reply, Request
 from cbfs_common.wire.requests import (
     ID_SIZE,
     AnyRequest,
@@ -39,9 +39,12 @@ from cbfs_common.wire.requests import (
     LastMark,
     List,
     PrekeyCount,
+    ServerLimits,
+    ServerVersion,
     Stored,
     Subscribe,
     SwapMark,
+    TellVersion,
     decode_push,
 )
 
@@ -66,6 +69,11 @@ them is asked ever more seldom."""
 
 ALIVE_CHECK = 240.0
 """Mean seconds between two looks at whether the server still answers."""
+
+UNTOLD_VERSION = 1
+"""Of a server from before versions were told."""
+
+_TELLS_NONE = frozenset((Code.BAD_REQUEST, Code.LATER_VERSION))
 
 POLL_FETCHES = 4
 """Envelopes that one poll can bring: more than cover traffic and messages come at the same pace."""
@@ -157,12 +165,13 @@ class Mailbox:
             context.dialer.direct, account.server, account.transport, purpose, context.random
         ) as link:
             await self._arrive(link)
-            limits = await request(link, GetLimits())
+            limits, version = await _settle(link)
             self._since = trio.current_time()
             context.retries.alive()
             self._say(
                 f"connected to {account.server.place}, which keeps for you"
                 f" {limits.mailbox * ENVELOPE_SIZE >> 20:,} MiB, {limits.retention // 86_400} days"
+                f"{_version_words(version)}"
             )
             errors: list[CbfsError] = []
             async with trio.open_nursery() as nursery:
@@ -242,6 +251,33 @@ class Mailbox:
             if context.may_delete:
                 await tidy(context)
             await trio.sleep(PREKEY_CHECK)
+
+
+async def _settle(link: Link) -> tuple[ServerLimits, int]:
+    """What the server keeps, and the highest version of the protocol that it reads, which it tells
+    for that of this program. Raises what ``request`` raises."""
+    asked: list[Request[Reply]] = [TellVersion(SPOKEN_VERSION), GetLimits()]
+    told, limits = await request_in_order(link, asked)
+    if isinstance(told, ServerRefused) and told.code in _TELLS_NONE:
+        told = ServerVersion(UNTOLD_VERSION)
+    for reply in told, limits:
+        if isinstance(reply, CbfsError):
+            raise reply
+    if not (isinstance(told, ServerVersion) and isinstance(limits, ServerLimits)):
+        raise DecodeError("the server's reply does not fit the request")
+    return limits, told.version
+
+
+def _version_words(version: int) -> str:
+    """Of a server that reads up to this version of the protocol; empty for one of this version."""
+    if version == SPOKEN_VERSION:
+        return ""
+    later = version > SPOKEN_VERSION
+    hint = "a newer cbfs is there" if later else "who runs it may upgrade it"
+    return (
+        f"; it reads version {version} of the protocol, and this cbfs version {SPOKEN_VERSION}"
+        f" ({hint}; what both have goes on)"
+    )
 
 
 def _collect(link: Link, payloads: list[bytes]) -> None:

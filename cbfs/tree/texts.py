@@ -140,6 +140,7 @@ def profile_text(name: str, profile: Profile) -> str:
             "signing_key": profile.signing.hex(),
             "auth_key": profile.auth.hex(),
             "kem_key": profile.kem.hex(),
+            "protocol_version": profile.version,
         }
     )
 

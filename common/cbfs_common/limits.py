@@ -7,6 +7,9 @@ program's own ``limits.py``.
 ENVELOPE_SIZE = 16_384
 """An envelope, always. PROTOCOL.rst, Envelope."""
 
+SPOKEN_VERSION = 1
+"""The highest version of the protocol that these programs read. PROTOCOL.rst, Versions."""
+
 NAME_MIN = 3
 NAME_MAX = 32
 """Length of a user name."""

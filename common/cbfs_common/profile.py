@@ -4,11 +4,11 @@ import base64
 import binascii
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cbfs_common.errors import DecodeError
-from cbfs_common.limits import PROFILE_MAX
+from cbfs_common.limits import PROFILE_MAX, SPOKEN_VERSION
 from cbfs_common.person import Person
 from cbfs_common.primitives import KEY_SIZE, kdf
 
@@ -17,7 +17,8 @@ _ADDRESS = re.compile(
     r"(?P<scheme>[a-z-]+)://(?P<key>[a-z2-7]{52})"
     r"@(?P<host>\[[0-9a-f:]+\]|[^/@\[\]:]+):(?P<port>[0-9]+)\Z"
 )
-_VERSION = 1
+_FIRST = 1
+_END = b"\0"  # of the host, where something of a later version is behind it
 _FIXED = 1 + 5 * KEY_SIZE
 
 NO_KEM: Final = bytes(KEY_SIZE)
@@ -89,6 +90,10 @@ class Profile:
     ``signing``: Ed25519, signs prekeys. ``auth``: X25519, authenticates messages.
     ``kem``: ``kem_id`` of an ML-KEM-768 key, which does the same against quantum computers, and
     which the home server has.
+
+    ``version``: the highest version of the protocol that the owner's client read when the profile
+    was made. ``later``: what a later version has behind the host, and this one passes over: empty,
+    or it begins with a NUL. Neither says who somebody is, or where.
     """
 
     user_id: bytes
@@ -96,11 +101,13 @@ class Profile:
     auth: bytes
     kem: bytes
     server: Address
+    version: int = field(default=SPOKEN_VERSION, compare=False)
+    later: bytes = field(default=b"", compare=False)
 
     def encode(self) -> bytes:
-        """version 1 | user_id | signing | auth | kem | server key | port u16 | host."""
+        """version u8 | user_id | signing | auth | kem | server key | port u16 | host | later."""
         return (
-            bytes([_VERSION])
+            bytes([self.version])
             + self.user_id
             + self.signing
             + self.auth
@@ -108,6 +115,7 @@ class Profile:
             + self.server.key
             + self.server.port.to_bytes(2, "big")
             + self.server.host.encode("ascii")
+            + self.later
         )
 
     @property
@@ -127,13 +135,17 @@ def kem_id(public: bytes) -> bytes:
 
 
 def decode_profile(data: bytes) -> Profile:
-    """Undo ``Profile.encode``. Raises DecodeError."""
-    if not _FIXED + 2 < len(data) <= PROFILE_MAX or data[0] != _VERSION:
+    """Undo ``Profile.encode``. Of a later version as well, of which it gives what is common to
+    all. Raises DecodeError."""
+    if not _FIXED + 2 < len(data) <= PROFILE_MAX or data[0] < _FIRST:
         raise DecodeError("not a profile")
     user_id, signing, auth, kem, key = (data[1 + 32 * i : 33 + 32 * i] for i in range(5))
+    place, end, behind = data[_FIXED + 2 :].partition(_END)
+    if end and data[0] == _FIRST:
+        raise DecodeError("not a profile")
     try:
-        host = data[_FIXED + 2 :].decode("ascii")
+        host = place.decode("ascii")
     except UnicodeDecodeError as error:
         raise DecodeError("not a profile") from error
     address = Address(key, host, int.from_bytes(data[_FIXED : _FIXED + 2], "big"))
-    return Profile(user_id, signing, auth, kem, address)
+    return Profile(user_id, signing, auth, kem, address, data[0], end + behind)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from cbfs_common.errors import DecodeError
+from cbfs_common.limits import SPOKEN_VERSION
 from cbfs_common.messages.blobs import blob_id
 from cbfs_common.wire.blobs import GetChunk, MakeBlob, PutChunk, RemoveBlob, StatBlob
 from cbfs_common.wire.requests import (
@@ -28,9 +29,12 @@ from cbfs_common.wire.requests import (
     GetTerms,
     List,
     ServerLimits,
+    ServerVersion,
     Subscribe,
     SwapMark,
     TakePrekey,
+    TellVersion,
+    UnknownRequest,
     UploadPrekeys,
     decode_request,
     encode,
@@ -129,6 +133,9 @@ class Service:
         """Answer with ``client.send(id, reply)``, now or when the store has answered."""
         try:
             request = decode_request(payload)
+        except UnknownRequest:
+            self._send(client, id, REFUSED[Code.LATER_VERSION])
+            return
         except DecodeError:
             self._send(client, id, REFUSED[Code.BAD_REQUEST])
             return
@@ -159,6 +166,8 @@ class Service:
             case AskInvite():
                 asked_account = AskAccount(client.key)
                 self._store.ask(asked_account, partial(self._grant, told, request), client)
+            case TellVersion():
+                told(ServerVersion(SPOKEN_VERSION))
             case GetTerms():
                 asked = AskPrice(self._admission.rule)
                 self._store.ask(asked, partial(self._priced, told), client)

@@ -277,7 +277,7 @@ def test_a_message_of_a_later_version_is_read_when_the_program_is_newer(
     assert len(messages(alice)) == shown, "what came before and after it is read"
     with alice.store.read() as reader:
         ((_key, data),) = reader.items(Table.QUARANTINE)
-    assert data[:1] == Why.LATER.value
+    assert data[:1] == Why.VERSION.value
     for _ in range(2):  # no newer program yet
         alice.load()
         alice.retry()

@@ -21,12 +21,17 @@ from cbfs.receiving.mailbox import Mailbox
 from cbfs.sending.cover_traffic import CoverTraffic
 from cbfs_common.wire.fields import Done
 from cbfs_common.wire.requests import (
+    Code,
     CountPrekeys,
+    ErrorReply,
     GetLimits,
     LastMark,
     PrekeyCount,
     ServerLimits,
+    ServerVersion,
+    Subscribe,
     SwapMark,
+    TellVersion,
     UploadPrekeys,
     decode_request,
     encode,
@@ -127,6 +132,8 @@ def reply(payload: bytes) -> bytes:
         return encode(PrekeyCount(100, FAR))
     if isinstance(asked, GetLimits):
         return encode(ServerLimits(1, 1, 1))
+    if isinstance(asked, TellVersion):
+        return encode(ServerVersion(asked.version))
     if isinstance(asked, SwapMark):
         return encode(LastMark(b""))
     return encode(Done())
@@ -182,3 +189,59 @@ def test_slow_and_disordered_answers_are_answers(kind: str, tmp_path: Path) -> N
             assert said == [made.connection]
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def _connected(
+    place: Path, monkeypatch: pytest.MonkeyPatch, refused: type, answer: bytes
+) -> tuple[list[str], int]:
+    """What is said of a server that answers so to requests of a kind, and how often it was
+    dialled."""
+    said: list[str] = []
+    well = reply
+
+    def answering(payload: bytes) -> bytes:
+        return answer if isinstance(decode_request(payload), refused) else well(payload)
+
+    async def main() -> int:
+        async with home(place, "well") as (_made, network, told):
+            await trio.sleep(60)
+            said.extend(told)
+            return len(network.dialled)
+
+    monkeypatch.setattr(f"{__name__}.reply", answering)
+    return said, trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def test_a_later_server_is_gone_on_with_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, dialled = _connected(tmp_path / "a", monkeypatch, TellVersion, encode(ServerVersion(7)))
+    assert dialled == 1
+    assert "reads version 7 of the protocol, and this cbfs version 1 (a newer cbfs" in said[-1]
+
+
+@pytest.mark.parametrize("code", [Code.BAD_REQUEST, Code.LATER_VERSION])
+def test_a_server_that_knows_no_versions_is_of_the_first(
+    code: Code, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = encode(ErrorReply(code))
+    said, dialled = _connected(tmp_path / "a", monkeypatch, TellVersion, answer)
+    assert dialled == 1
+    assert said[-1].startswith("connected to")
+    assert "version" not in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (Code.LATER_VERSION, "ask who runs it to upgrade it"),
+        (Code.EARLIER_VERSION, "install a newer cbfs"),
+    ],
+)
+def test_who_has_to_upgrade_is_in_the_status(
+    code: Code, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = encode(ErrorReply(code))
+    said, dialled = _connected(tmp_path / "a", monkeypatch, Subscribe, answer)
+    assert dialled > 1
+    assert words in said[-1]

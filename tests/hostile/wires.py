@@ -10,7 +10,7 @@ import trio.testing
 from cbfs.account.account import SYSTEM_RANDOM, Account
 from cbfs.network.dial import DialError
 from cbfs_common.errors import TransportError
-from cbfs_common.limits import CHALLENGE_SIZE, PUSH_WINDOW
+from cbfs_common.limits import CHALLENGE_SIZE, PUSH_WINDOW, SPOKEN_VERSION
 from cbfs_common.names.wire import Reply as NamesReply
 from cbfs_common.names.wire import Request as NamesRequest
 from cbfs_common.names.wire import decode_request as decode_names_request
@@ -39,10 +39,12 @@ from cbfs_common.wire.requests import (
     PrekeyCount,
     PrekeyRecord,
     ServerLimits,
+    ServerVersion,
     Stored,
     Subscribe,
     SwapMark,
     TakePrekey,
+    TellVersion,
     UploadPrekeys,
     decode_request,
     encode,
@@ -243,6 +245,8 @@ class Office(Server):
                 return Stored(found) if found else ErrorReply(Code.UNKNOWN_ENVELOPE)
             case CreateAccount() | DeleteAccount():
                 return Done()
+            case TellVersion():
+                return ServerVersion(SPOKEN_VERSION)
             case GetTerms():
                 return NewcomerTerms(False, bytes(CHALLENGE_SIZE), 0)
         raise AssertionError(request)

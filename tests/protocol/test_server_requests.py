@@ -58,10 +58,13 @@ from cbfs_common.wire.requests import (
     PrekeyCount,
     PrekeyRecord,
     ServerLimits,
+    ServerVersion,
     Stored,
     Subscribe,
     SwapMark,
     TakePrekey,
+    TellVersion,
+    UnknownRequest,
     UploadPrekeys,
     decode_push,
     decode_reply,
@@ -100,6 +103,7 @@ REQUESTS = (
     SwapMark(b"", MARK),
     SwapMark(MARK, MARK[::-1]),
     GetTerms(),
+    TellVersion(255),
     MakeBlob(USER, BLOB_CHUNKS_MAX, BLOB_DAYS_MAX),
     PutChunk(USER, 262_656, CHUNK),
     StatBlob(USER),
@@ -119,6 +123,7 @@ REPLIES = (
     LastMark(b""),
     LastMark(MARK),
     NewcomerTerms(False, ID, 64),
+    ServerVersion(255),
     BlobState(0, 21),
     BlobChunk(CHUNK),
     Granted(bytes(56), bytes(56), bytes(56), b""),
@@ -194,12 +199,27 @@ def test_pushes_come_back() -> None:
         [12, MARK],
         [12, MARK, b""],
         [12, None, MARK],
+        [20, 0],
+        [20, 256],
+        [20, True],
         [12, MARK[1:], MARK],
     ],
 )
 def test_what_is_off_is_refused(items: Any) -> None:
     with pytest.raises(DecodeError):
         decode_request(msgpack.packb(items))
+
+
+def test_a_request_of_a_later_version_is_told_from_nonsense() -> None:
+    later: list[list[object]] = [[21], [63, b"x", 1], [21, [[]]]]
+    for items in later:
+        with pytest.raises(UnknownRequest):
+            decode_request(msgpack.packb(items))
+    nonsense: list[list[object]] = [[64], [0], [11, 1], [128], ["21"]]
+    for data in (*map(msgpack.packb, nonsense), b"\x91\x15\0"):
+        with pytest.raises(DecodeError) as refused:
+            decode_request(data)
+        assert type(refused.value) is DecodeError
 
 
 def test_trailing_bytes_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +24,26 @@ def test_no_record_is_beyond_reading(data: bytes) -> None:
     found = quarantine._decode(data)
     assert found.envelope == data[17:]
     assert found.why.value == data[:1] or found.why is Why.LATER
+
+
+def test_what_is_of_a_later_version_is_counted_and_tried_behind_any_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine, "RETRIES_MAX", 3)
+    store, session = open_store(tmp_path), b"s" * 16
+    later = QuarantinedEnvelope(b"later", Why.VERSION, session)
+    noise = [QuarantinedEnvelope(b"%d" % number, Why.NOISE) for number in range(9)]
+    far = QuarantinedEnvelope(b"far", Why.FAR, session)
+    store.write(lambda writer: quarantine.keep_all(writer, [later, *noise, far]))
+    with store.read() as reader:
+        keys = quarantine.newest(reader)
+        found = [quarantine.envelope_at(reader, key) for key in keys]
+        assert found == [b"later", b"7", b"8", b"far"]
+        assert quarantine.of_later_version(reader) == (1, {session})
+        which = quarantine.which_session(reader, session)
+        assert quarantine.far_sessions(reader) == {which}
+        assert quarantine.waiting_for(reader, {which}) == keys[-1:]
+    store.close()
 
 
 def test_a_reason_of_a_later_version_hides_nothing(tmp_path: Path) -> None:

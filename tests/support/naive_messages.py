@@ -102,13 +102,16 @@ def check_host(host: str) -> None:
 def profile(encoded: bytes) -> Given:
     need(len(encoded) <= 1_024)
     fields = Bytes(encoded)
-    need(fields.u(1) == 1)
+    version = fields.u(1)
+    need(version > 0)
     told: Given = {
         name: fields.take(32) for name in ("user_id", "signing", "auth", "kem", "server_key")
     }
+    told["version"] = version
     told["port"] = fields.u(2)
-    need(told["port"] > 0 and fields.rest.isascii())
-    told["host"] = fields.rest.decode()
+    host = fields.rest.split(b"\0")[0] if version > 1 else fields.rest
+    need(told["port"] > 0 and host.isascii())
+    told["host"] = host.decode()
     check_host(told["host"])
     return told
 

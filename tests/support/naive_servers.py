@@ -164,6 +164,7 @@ REQUESTS = {
     14: ("MakeBlob", 32, "blob", "days"), 15: ("PutChunk", 32, "index", 16_400),
     16: ("StatBlob", 32), 17: ("GetChunk", 32, "index"), 18: ("RemoveBlob", 32),
     19: ("AskInvite", 56, "number"),
+    20: ("TellVersion", "version"),
 }  # fmt: skip
 REPLIES = {
     64: ("Done",), 65: ("ErrorReply", "code"), 66: ("PrekeyCount", int, int),
@@ -171,12 +172,14 @@ REPLIES = {
     70: ("ServerLimits", int, int, int), 71: ("LastMark", (0, 56)),
     72: ("NewcomerTerms", bool, 16, "bits"), 73: ("BlobState", "put", "kept"),
     74: ("BlobChunk", 16_400), 75: ("Granted", 56, 56, 56, (0, 154)),
+    76: ("ServerVersion", "version"),
 }  # fmt: skip
 PUSHES = {128: ("Arrived", 16, 16_384)}
 """By kind: name, and of each field its size in bytes, or what else it is."""
 BLOBS = {64, 128, 256, 512, 1_024, 2_048, *range(4_096, 262_145, 4_096)}
 RANGES = {
-    "days": (1, 65_535), "kept": (0, 65_535), "index": (0, 262_656), "put": (0, 262_657),
+    "version": (1, 255), "days": (1, 65_535),
+    "kept": (0, 65_535), "index": (0, 262_656), "put": (0, 262_657),
     "number": (0, 1_023),
 }  # fmt: skip
 
@@ -201,7 +204,7 @@ def _check(field: Any, type_: Any) -> None:
     elif type_ is int:
         need(type(field) is int and 0 <= field < 2**64)
     elif type_ == "code":
-        need(type(field) is int and 1 <= field <= 19)
+        need(type(field) is int and 1 <= field <= 21)
     elif type_ == "blob":
         need(type(field) is int and field in BLOBS)
     elif type_ in RANGES:

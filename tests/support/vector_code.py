@@ -96,7 +96,7 @@ def messagepack(data: bytes) -> Given:
 def profile_of(encoded: bytes) -> Given:
     found = profile.decode_profile(encoded)
     assert found.encode() == encoded
-    names = ("user_id", "signing", "auth", "kem")
+    names = ("user_id", "signing", "auth", "kem", "version")
     told = {name: getattr(found, name) for name in names}
     server = found.server
     return told | {"server_key": server.key, "host": server.host, "port": server.port}

@@ -150,6 +150,14 @@ def _values() -> list[Case]:
     return cases("data", right) + cases("data", wrong, error="malformed")
 
 
+LATER_PROFILES = [
+    ("version 2", 2, b""),
+    ("version 2 with nothing behind the host", 2, b"\0"),
+    ("version 2 with what nobody knows yet", 2, b"\0later\0\xff"),
+    ("version 255, as long as may be", 255, b"\0".ljust(1_024 - 174, b"\xff")),
+]
+
+
 def profile() -> File:
     user_id, signing, auth, key = (fixed(f"profile {i}", 32) for i in range(4))
     ek, _ = kem_pair(fixed("profile kem", 64))
@@ -162,7 +170,10 @@ def profile() -> File:
     good = encoded(b"example.org")
     wrong = {
         "empty": b"",
-        "version 2": b"\x02" + good[1:],
+        "version 0": b"\x00" + good[1:],
+        "version 1 with something behind the host": good + b"\0",
+        "version 2 whose host is not ASCII": b"\x02" + encoded(b"example.or\xff\0a")[1:],
+        "version 2 too long": b"\x02" + (good + b"\0").ljust(1_025, b"a")[1:],
         "cut short": good[:163],
         "port 0": encoded(b"example.org", 0),
         "host not ASCII": encoded(b"example.or\xff"),
@@ -181,10 +192,32 @@ def profile() -> File:
     hosts = ("example.org", "a", "192.0.2.1", "2001:db8::1", "::1", "a" * 253)
     return {
         "profile": [
-            case(host[:20], encoded=encoded(host.encode()), **fields, host=host, port=7000)
+            case(
+                host[:20], encoded=encoded(host.encode()), **fields, host=host, port=7000, version=1
+            )
             for host in hosts
         ]
-        + [case("port 65535", encoded=encoded(b"a", 65_535), **fields, host="a", port=65_535)]
+        + [
+            case(
+                name,
+                encoded=bytes([version]) + good[1:] + behind,
+                **fields,
+                host="example.org",
+                port=7000,
+                version=version,
+            )
+            for name, version, behind in LATER_PROFILES
+        ]
+        + [
+            case(
+                "port 65535",
+                encoded=encoded(b"a", 65_535),
+                **fields,
+                host="a",
+                port=65_535,
+                version=1,
+            )
+        ]
         + cases("encoded", wrong, error="malformed"),
         "kem": [case("a key", ek=ek, kem=kem)],
         "identity": [_identity(name, signing, auth, kem) for name in ("alice", "x" * 32)],

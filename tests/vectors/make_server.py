@@ -77,6 +77,8 @@ REQUESTS: list[tuple[str, int, Sequence[Value]]] = [
     ("SwapMark", 12, [b"", MARK]),
     ("SwapMark", 12, [MARK, MARK2]),
     ("GetTerms", 13, []),
+    ("TellVersion", 20, [1]),
+    ("TellVersion", 20, [255]),
     ("MakeBlob", 14, [BLOB, 64, 1]),
     ("MakeBlob", 14, [BLOB, 4_096, 21]),
     ("MakeBlob", 14, [BLOB, 262_144, 65_535]),
@@ -91,7 +93,7 @@ REQUESTS: list[tuple[str, int, Sequence[Value]]] = [
 ]
 REPLIES: list[tuple[str, int, Sequence[Value]]] = [
     ("Done", 64, []),
-    *(("ErrorReply", 65, [code]) for code in range(1, 20)),
+    *(("ErrorReply", 65, [code]) for code in range(1, 22)),
     ("PrekeyCount", 66, [127, 2**32 - 1]),
     ("PrekeyCount", 66, [128, 2**64 - 1]),
     ("PrekeyRecord", 67, [ONE, KEM]),
@@ -104,6 +106,8 @@ REPLIES: list[tuple[str, int, Sequence[Value]]] = [
     ("NewcomerTerms", 72, [False, CHALLENGE, 0]),
     ("NewcomerTerms", 72, [True, CHALLENGE, 0]),
     ("NewcomerTerms", 72, [False, CHALLENGE, 64]),
+    ("ServerVersion", 76, [1]),
+    ("ServerVersion", 76, [255]),
     ("BlobState", 73, [0, 1]),
     ("BlobState", 73, [262_657, 65_535]),
     ("BlobChunk", 74, [CHUNK]),

@@ -195,8 +195,20 @@ def in_vain_line(count: int, place: str) -> str:
     )
 
 
+def later_lines(count: int, people: list[str]) -> tuple[str, ...]:
+    """Lines that say what has come of a later version of the protocol, and from which contacts."""
+    if not count:
+        return ()
+    what, is_, it = ("envelopes", "are", "they are") if count > 1 else ("envelope", "is", "it is")
+    whose = f" from {', '.join(people)}" if people else ""
+    return (
+        f"{count} {what}{whose} {is_} of a later version of the protocol ({it} kept in quarantine/,"
+        " and read when a mount begins with a cbfs that knows it: install a newer one)",
+    )
+
+
 def unread_lines(count: int) -> tuple[str, ...]:
-    """Lines that say what is in quarantine/, and why."""
+    """Lines that say what is in quarantine/, and why, but for what is of a later version."""
     if not count:
         return ()
     what = "envelopes that arrived" if count > 1 else "envelope that arrived"

@@ -1,7 +1,8 @@
 """Envelopes that could not be read: kept, and tried again when that may help.
 
 A record ``number u64 | key_part(envelope) 16 | which 16`` is ``why 1 | session 16 | envelope``;
-``which`` stands for the session of what is too far ahead in it, zeros for the rest. That is tried
+``which`` stands for the session of what is too far ahead in it, and for all that is of a later
+version of the protocol; zeros for the rest. That is tried
 when its session has come closer, the rest when a mount begins. An envelope is kept once, however
 often it comes. Past QUARANTINE_MAX the oldest go: anybody can send noise to a mailbox.
 """
@@ -15,12 +16,18 @@ from cbfs.storage.store import Reader, Series, Table, Writer
 from cbfs_common.limits import QUARANTINE_MAX
 
 RETRIES_MAX = 1_024
-"""Envelopes, the newest, that are tried again when a mount begins."""
+"""Envelopes, the newest, that are tried again when a mount begins: so many of a later version, and
+of the rest."""
 
 _NO_SESSION = bytes(16)
 _HEAD = 17
 _ONCE, _WHICH = slice(8, 24), slice(24, 40)
 _NONE = bytes(16)
+_ALL_LATER = b"\xff" * 16
+"""In the place of a session, for all that is of a later version."""
+
+_NAMED_MAX = 64
+"""Envelopes of a later version of which is told who sent them."""
 
 
 class Why(Enum):
@@ -29,7 +36,8 @@ class Why(Enum):
     NOISE = b"n"  # nothing that is here opens it
     FAR = b"f"  # too many are missing between it and what has come in its session
     DAMAGED = b"d"  # its session is known, and it does not open in it
-    LATER = b"l"  # of a later version, or from somebody whom the directory does not confirm
+    LATER = b"l"  # from somebody whom the directory does not confirm, or by a later program
+    VERSION = b"v"  # of a later version of the protocol
     ELSEWHERE = b"e"  # from somebody of a name directory that is not followed
     FAULT = b"p"  # a fault of this program
 
@@ -74,7 +82,11 @@ def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
 
 
 def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
-    which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
+    which = _NONE
+    if unread.why is Why.FAR:
+        which = which_session(writer, unread.session)
+    elif unread.why is Why.VERSION:
+        which = which_session(writer, _ALL_LATER)
     key = u64(writer.next_number(Series.QUARANTINE)) + once + which
     writer.put(Table.QUARANTINE, key, unread.encode())
     if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
@@ -84,11 +96,6 @@ def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
 def numbered(reader: Reader, number: int) -> bytes | None:
     """The key of the record with this number, or None."""
     return next(reader.keys(Table.QUARANTINE, u64(number)), None)
-
-
-def is_far(key: bytes) -> bool:
-    """Whether the record with this key is of what is too far ahead in its session."""
-    return key[_WHICH] != _NONE
 
 
 def which_session(reader: Reader, session: bytes) -> bytes:
@@ -116,9 +123,23 @@ def waiting_for(reader: Reader, sessions: Collection[bytes]) -> list[bytes]:
 
 def far_sessions(reader: Reader) -> set[bytes]:
     """The sessions that an envelope is too far ahead in, as ``which_session`` calls them."""
-    return {key[_WHICH] for key in reader.keys(Table.QUARANTINE)} - {_NONE}
+    none = {_NONE, which_session(reader, _ALL_LATER)}
+    return {key[_WHICH] for key in reader.keys(Table.QUARANTINE)} - none
+
+
+def of_later_version(reader: Reader) -> tuple[int, set[bytes]]:
+    """How many are of a later version of the protocol, and the sessions of the newest of them."""
+    later = which_session(reader, _ALL_LATER)
+    keys = [key for key in reader.keys(Table.QUARANTINE) if key[_WHICH] == later]
+    found = (reader.get(Table.QUARANTINE, key) for key in keys[-_NAMED_MAX:])
+    return len(keys), {_decode(data).session for data in found if data is not None}
 
 
 def newest(reader: Reader) -> list[bytes]:
-    """The keys of the records that are tried again when a mount begins."""
-    return list(reader.keys(Table.QUARANTINE))[-RETRIES_MAX:]
+    """The keys of the records that are tried again when a mount begins, in their order: no noise
+    keeps what is of a later version from being read after an upgrade."""
+    later = which_session(reader, _ALL_LATER)
+    keys = list(reader.keys(Table.QUARANTINE))
+    told = [key for key in keys if key[_WHICH] == later]
+    rest = [key for key in keys if key[_WHICH] != later]
+    return sorted((*told[-RETRIES_MAX:], *rest[-RETRIES_MAX:]))

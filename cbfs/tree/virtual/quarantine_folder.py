@@ -24,7 +24,10 @@ _REASONS = {
     Why.FAR: "too many messages before it are missing; it is read when they have come",
     Why.DAMAGED: "its session has come apart, as one of its two sides was lost or copied; its"
     " sender is told, and sends again what is missing",
-    Why.LATER: "it is of a later version, or from somebody whom the directory does not confirm",
+    Why.LATER: "it is from somebody whom the directory does not confirm, or was kept by a later"
+    " version of cbfs",
+    Why.VERSION: "it is of a later version of the protocol; it is read when a mount begins with a"
+    " cbfs that knows that",
     Why.ELSEWHERE: "its sender says to be of a name directory that you do not follow; it is read"
     " when you have added its policy in directories/",
     Why.FAULT: "a fault of this program, which its log describes; please report it",

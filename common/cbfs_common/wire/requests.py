@@ -2,7 +2,8 @@
 
 Each request, reply and push is one frame's payload: a msgpack array whose first item is its kind.
 ``encode`` gives the payload; ``decode_request``, ``decode_reply`` and ``decode_push`` take any
-bytes and give a checked value or DecodeError.
+bytes and give a checked value or DecodeError, which is UnknownRequest for a request that a later
+version has.
 """
 
 from collections.abc import Callable
@@ -52,6 +53,8 @@ from cbfs_common.wire.fields import (
 )
 
 ID_SIZE = 16
+VERSION_MAX = 255
+KINDS_OF_REQUESTS = range(1, 64)
 
 
 def envelope_id(envelope: bytes) -> bytes:
@@ -81,6 +84,12 @@ class Code(IntEnum):
     BLOB_TOO_LARGE = 17
     GRANT_NEEDED = 18
     INVITES_SPENT = 19
+    LATER_VERSION = 20
+    EARLIER_VERSION = 21
+
+
+class UnknownRequest(DecodeError):
+    """A request of a kind that there is not in this version of the protocol."""
 
 
 def _kind(record: bytes) -> PrekeyKind:
@@ -195,6 +204,18 @@ class NewcomerTerms(Reply):
     def fields(self) -> tuple[Any, ...]:
         """invited flag, challenge, bits u8."""
         return (self.invited, self.challenge, self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerVersion(Reply):
+    """The highest version of the protocol that the server reads."""
+
+    KIND: ClassVar[int] = 76
+    version: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """version u8."""
+        return (self.version,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,6 +402,19 @@ class AskInvite(Request[Granted]):
 
 
 @dataclass(frozen=True, slots=True)
+class TellVersion(Request[ServerVersion]):
+    """The highest version of the protocol that the client reads; gives the server's."""
+
+    KIND: ClassVar[int] = 20
+    REPLY: ClassVar[type[Reply]] = ServerVersion
+    version: int
+
+    def fields(self) -> tuple[Any, ...]:
+        """version u8."""
+        return (self.version,)
+
+
+@dataclass(frozen=True, slots=True)
 class Arrived:
     """Pushed to a subscriber: an envelope and its id. Delete it once it is safe."""
 
@@ -408,6 +442,7 @@ AnyRequest = (
     | SwapMark
     | GetTerms
     | AskInvite
+    | TellVersion
     | MakeBlob
     | PutChunk
     | StatBlob
@@ -425,6 +460,7 @@ AnyReply = (
     | LastMark
     | NewcomerTerms
     | Granted
+    | ServerVersion
     | BlobState
     | BlobChunk
 )
@@ -448,6 +484,12 @@ def _refused(code: Any) -> ErrorReply:
 
 def _index(value: Any) -> int:
     if count_of(value) >= GRANT_INDEX_MAX:
+        raise DecodeError(WRONG)
+    return int(value)
+
+
+def _version(value: Any) -> int:
+    if not 0 < count_of(value) <= VERSION_MAX:
         raise DecodeError(WRONG)
     return int(value)
 
@@ -489,6 +531,7 @@ _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
         2,
         lambda grant, index: AskInvite(bytes_of(grant, INVITE_SIZE), _index(index)),
     ),
+    TellVersion.KIND: (1, lambda version: TellVersion(_version(version))),
     **blobs.REQUESTS,
 }
 _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
@@ -523,6 +566,7 @@ _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
             bytes_or_none(token, GRANTED_TOKEN_SIZE),
         ),
     ),
+    ServerVersion.KIND: (1, lambda version: ServerVersion(_version(version))),
     **blobs.REPLIES,
 }
 _PUSHES: dict[int, tuple[int, Callable[..., Arrived]]] = {
@@ -541,10 +585,15 @@ def encode(value: Request[Any] | Reply | Arrived) -> bytes:
     return packed
 
 
-def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
+def _decode(
+    data: bytes, table: dict[int, tuple[int, Callable[..., T]]], later: range = range(0)
+) -> T:
+    """``later``: the kinds that are for later versions where ``table`` does not have them."""
     items = unpack(data, WRONG, IDS_MAX)
     if type(items) is not list or not items or type(items[0]) is not int:
         raise DecodeError(WRONG)
+    if items[0] in later and items[0] not in table:
+        raise UnknownRequest("a request of a later version")
     count, make = table.get(items[0], (-1, None))
     if make is None or len(items) != count + 1:
         raise DecodeError(WRONG)
@@ -552,8 +601,8 @@ def _decode(data: bytes, table: dict[int, tuple[int, Callable[..., T]]]) -> T:
 
 
 def decode_request(data: bytes) -> AnyRequest:
-    """The request that a payload is. Raises DecodeError."""
-    return _decode(data, _REQUESTS)
+    """The request that a payload is. Raises DecodeError, UnknownRequest for a kind of later."""
+    return _decode(data, _REQUESTS, KINDS_OF_REQUESTS)
 
 
 def decode_reply(data: bytes) -> AnyReply:
