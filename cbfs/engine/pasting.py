@@ -120,8 +120,9 @@ class Pasting:
             await self._end(one, CbfsError(str(why), "ask who has given you the line for another"))
             return
         what = "who has made it is not told yet" if one.met else "nobody was added yet"
-        text = f"a line that you have pasted is tried again: {what}: {why.in_full}"
-        context.problems.set(_topic(one), text)
+        context.problems.set(
+            _topic(one), f"a line that you have pasted is tried again: {what}: {why.in_full}"
+        )
 
     async def _end(self, one: Pasted, why: CbfsError | None = None) -> None:
         """Nothing is left to do, or nothing can be done, as ``why`` says."""

@@ -421,14 +421,14 @@ def test_who_has_come_in_time_is_met_by_who_was_away_for_long(
     host: RunningHost, tmp_path: Path, quick: None
 ) -> None:
     """The inviter's computer was off from before they came until the line was too old."""
-    inviter, olive = tmp_path / "wendy", made(host, tmp_path / "olive")
+    inviter, olive = tmp_path / "winston", made(host, tmp_path / "ophelia")
     made(host, inviter)
     line = parse_line(host.invite(account=inviter))
     with opened_store(inviter, SYSTEM_RANDOM) as store:
         store.write(lambda writer: await_(writer, Awaited(line, int(time.time()) - 86_400)))
-    come = LineArrival("olive", olive.profile.identity(olive.person))
+    come = LineArrival("ophelia", olive.profile.identity(olive.person))
     trio.run(arriving, inviter, line, come)
-    assert contacts_of(inviter)["olive"].how is How.LINE
+    assert contacts_of(inviter)["ophelia"].how is How.LINE
 
 
 def test_no_line_is_looked_at_because_of_another_one(

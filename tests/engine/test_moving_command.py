@@ -425,8 +425,9 @@ def test_an_account_that_lives_is_put_in_its_place_though_the_connection_is_cut(
             raise meeting.MoveCut("broke")
 
         monkeypatch.setattr(program, "_fetch", cut)
-        words = ["move", MoveLine(LEAVING.secret, "127.0.0.1", 9).text(), "--no-tor"]
-        words += ["--account", str(pair.new)]
+        line = MoveLine(LEAVING.secret, "127.0.0.1", 9).text()
+        monkeypatch.setattr(program, "read_line", lambda _question: line)
+        words = ["move", "-", "--no-tor", "--account", str(pair.new)]
         options = command_line(words).parse_args(words)
         assert options.run(options) == 0
     assert "may not have heard" in capsys.readouterr().err

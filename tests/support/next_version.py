@@ -78,4 +78,4 @@ def make_next(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 class NewRequest(Request[Done]):
     """What servers of today do not know."""
 
-    KIND: ClassVar[int] = 20
+    KIND: ClassVar[int] = 21

@@ -21,7 +21,7 @@ async def serve_hub(
 ) -> None:
     """Mount what the hub has, until unmounted or ``stop`` is set. Raises CbfsError."""
     if options.hub is None:
-        raise CbfsError("no hub is named")
+        raise CbfsError("no hub is named", "mount.cbfs ssh://HOST MOUNTPOINT")
     memory.lock_future()  # what is read of the hub, and the key of what is kept of it
     random = Random(os.urandom, kem_encapsulate)
     await serve(options.hub, options.only, options.place, random, ready, stop, mounted)

@@ -27,6 +27,13 @@ def count_of(value: Any) -> int:
     return value
 
 
+def between(value: Any, least: int, most: int) -> int:
+    """The number, from ``least`` to ``most``."""
+    if not least <= count_of(value) <= most:
+        raise DecodeError(WRONG)
+    return int(value)
+
+
 def flag_of(value: Any) -> bool:
     """True or False."""
     if type(value) is not bool:

@@ -45,6 +45,7 @@ from cbfs_common.wire.fields import (
     Done,
     Reply,
     Request,
+    between,
     bytes_of,
     bytes_or_none,
     count_of,
@@ -482,24 +483,6 @@ def _refused(code: Any) -> ErrorReply:
         raise DecodeError(WRONG) from error
 
 
-def _index(value: Any) -> int:
-    if count_of(value) >= GRANT_INDEX_MAX:
-        raise DecodeError(WRONG)
-    return int(value)
-
-
-def _version(value: Any) -> int:
-    if not 0 < count_of(value) <= VERSION_MAX:
-        raise DecodeError(WRONG)
-    return int(value)
-
-
-def _bits(value: Any) -> int:
-    if count_of(value) > NEWCOMER_BITS_MAX:
-        raise DecodeError(WRONG)
-    return int(value)
-
-
 _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
     CreateAccount.KIND: (
         3,
@@ -529,9 +512,11 @@ _REQUESTS: dict[int, tuple[int, Callable[..., AnyRequest]]] = {
     GetTerms.KIND: (0, GetTerms),
     AskInvite.KIND: (
         2,
-        lambda grant, index: AskInvite(bytes_of(grant, INVITE_SIZE), _index(index)),
+        lambda grant, n: AskInvite(
+            bytes_of(grant, INVITE_SIZE), between(n, 0, GRANT_INDEX_MAX - 1)
+        ),
     ),
-    TellVersion.KIND: (1, lambda version: TellVersion(_version(version))),
+    TellVersion.KIND: (1, lambda version: TellVersion(between(version, 1, VERSION_MAX))),
     **blobs.REQUESTS,
 }
 _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
@@ -554,7 +539,9 @@ _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
     NewcomerTerms.KIND: (
         3,
         lambda invited, challenge, bits: NewcomerTerms(
-            flag_of(invited), bytes_of(challenge, CHALLENGE_SIZE), _bits(bits)
+            flag_of(invited),
+            bytes_of(challenge, CHALLENGE_SIZE),
+            between(bits, 0, NEWCOMER_BITS_MAX),
         ),
     ),
     Granted.KIND: (
@@ -566,7 +553,7 @@ _REPLIES: dict[int, tuple[int, Callable[..., AnyReply]]] = {
             bytes_or_none(token, GRANTED_TOKEN_SIZE),
         ),
     ),
-    ServerVersion.KIND: (1, lambda version: ServerVersion(_version(version))),
+    ServerVersion.KIND: (1, lambda version: ServerVersion(between(version, 1, VERSION_MAX))),
     **blobs.REPLIES,
 }
 _PUSHES: dict[int, tuple[int, Callable[..., Arrived]]] = {

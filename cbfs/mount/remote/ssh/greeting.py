@@ -25,7 +25,7 @@ async def greeted(process: trio.Process, frames: Frames, mount: bytes) -> tuple[
     earlier links. Gives the hub's time, and what it calls the account. Raises CbfsError."""
     answers: list[Answer] = []
     if process.stdin is None or process.stdout is None:
-        raise Silent("there is no ssh")
+        raise Silent("there is no ssh", "install it: openssh-client")
     with trio.move_on_after(GREET_MAX):
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await process.stdin.send_all(frame(2, "hello", [VERSION, mount]))
