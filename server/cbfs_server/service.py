@@ -13,6 +13,7 @@ from cbfs_common.errors import DecodeError
 from cbfs_common.limits import SPOKEN_VERSION
 from cbfs_common.messages.blobs import blob_id
 from cbfs_common.wire.blobs import GetChunk, MakeBlob, PutChunk, RemoveBlob, StatBlob
+from cbfs_common.wire.fields import UnknownRequest
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -34,7 +35,6 @@ from cbfs_common.wire.requests import (
     SwapMark,
     TakePrekey,
     TellVersion,
-    UnknownRequest,
     UploadPrekeys,
     decode_request,
     encode,

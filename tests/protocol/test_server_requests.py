@@ -34,7 +34,7 @@ from cbfs_common.wire.blobs import (
     RemoveBlob,
     StatBlob,
 )
-from cbfs_common.wire.fields import Done
+from cbfs_common.wire.fields import Done, UnknownRequest
 from cbfs_common.wire.requests import (
     AnyReply,
     AnyRequest,
@@ -64,7 +64,6 @@ from cbfs_common.wire.requests import (
     SwapMark,
     TakePrekey,
     TellVersion,
-    UnknownRequest,
     UploadPrekeys,
     decode_push,
     decode_reply,

@@ -13,6 +13,10 @@ WRONG = "not a request or reply"
 U64_MAX = 2**64 - 1
 
 
+class UnknownRequest(DecodeError):
+    """A request of a kind that there is not in this version of the protocol."""
+
+
 def bytes_of(value: Any, size: int) -> bytes:
     """The bytes, of that size. Raises DecodeError, as all of these."""
     if type(value) is not bytes or len(value) != size:

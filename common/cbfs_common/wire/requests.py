@@ -45,6 +45,7 @@ from cbfs_common.wire.fields import (
     Done,
     Reply,
     Request,
+    UnknownRequest,
     between,
     bytes_of,
     bytes_or_none,
@@ -87,10 +88,6 @@ class Code(IntEnum):
     INVITES_SPENT = 19
     LATER_VERSION = 20
     EARLIER_VERSION = 21
-
-
-class UnknownRequest(DecodeError):
-    """A request of a kind that there is not in this version of the protocol."""
 
 
 def _kind(record: bytes) -> PrekeyKind:
