@@ -5,7 +5,7 @@ that is stored by operations that its owner has signed. What does not is kept be
 user to decide, and nothing is sent to that contact until then.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -222,22 +222,29 @@ class Contacts:
     async def decide(self, contacts: Sequence[Contact], also: Callable[[Writer], T]) -> T:
         """Keep contacts as they are given; ``also`` is done in the same transaction, and what it
         gives is given."""
-        records = [(contact.name.encode(), contact.encode()) for contact in contacts]
         others = [contact.name for contact in contacts if self._has_other_keys(contact)]
 
         def change(writer: Writer) -> T:
-            for name, record in records:
-                writer.put(Table.PEERS, writer.key_part(name), record)
+            for contact in contacts:
+                _put(writer, contact)
             for other in others:
                 self._reseal(writer, other)
             return also(writer)
 
         result = await self._store.commit(change)
+        self._kept(contacts)
+        return result
+
+    def _kept(self, contacts: Collection[Contact]) -> None:
+        """These are on the disk."""
         for contact in contacts:
             self._remember(contact)
         for contact in contacts:
             self.changed(contact.name)
-        return result
+
+    def batch(self) -> "ContactBatch":
+        """What becomes of them in one transaction."""
+        return ContactBatch(self)
 
     async def forget(self, names: Sequence[str], also: Callable[[Writer], None]) -> None:
         """Forget people; ``also`` is done in the same transaction."""
@@ -264,6 +271,45 @@ class Contacts:
             self._petnames[contact.petname] = contact.name
         self._known[contact.name] = contact
         self._names[self.identity(contact.name, contact.profile)] = contact.name
+
+
+def _put(writer: Writer, contact: Contact) -> None:
+    writer.put(Table.PEERS, writer.key_part(contact.name.encode()), contact.encode())
+
+
+class ContactBatch:
+    """The contacts as a transaction changes them, which gives nobody other keys; ``done``, when it
+    is on the disk, makes that count."""
+
+    def __init__(self, contacts: Contacts) -> None:
+        self._contacts = contacts
+        self.directories = contacts.directories
+        self._changed: dict[str, Contact] = {}
+        self._names: dict[bytes, str] = {}
+
+    def get(self, name: str) -> Contact | None:
+        """As that of ``Contacts``."""
+        return self._changed.get(name) or self._contacts.get(name)
+
+    def of_identity(self, identity: bytes) -> Contact | None:
+        """As that of ``Contacts``."""
+        name = self._names.get(identity)
+        known = None if name else self._contacts.of_identity(identity)
+        return self.get(known.name if known else name or "")
+
+    def identity(self, name: str, profile: Profile) -> bytes:
+        """As that of ``Contacts``."""
+        return self._contacts.identity(name, profile)
+
+    def put(self, writer: Writer, contact: Contact) -> None:
+        """Keep a contact, who is new or has the keys that are known."""
+        _put(writer, contact)
+        self._changed[contact.name] = contact
+        self._names[self.identity(contact.name, contact.profile)] = contact.name
+
+    def done(self) -> None:
+        """The transaction is on the disk."""
+        self._contacts._kept(self._changed.values())
 
 
 def _check_profile(entry: Entry) -> None:

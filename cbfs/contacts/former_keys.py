@@ -7,14 +7,18 @@ keys says whether those of before are in other hands.
 
 from collections.abc import Callable
 
-from cbfs.contacts.contacts import Contacts
-from cbfs.contacts.sessions import Sessions
+from cbfs.contacts.contacts import ContactBatch, Contacts
+from cbfs.contacts.sessions import Batch, Sessions
 from cbfs_common.limits import FORMER_KEYS_GRACE
 from cbfs_common.session.session import Session
 
 
 def is_given_up(
-    contacts: Contacts, sessions: Sessions, name: str, session: Session, now: int
+    contacts: Contacts | ContactBatch,
+    sessions: Sessions | Batch,
+    name: str,
+    session: Session,
+    now: int,
 ) -> bool:
     """Whether nothing of a session with this contact counts any more at ``now`` (milliseconds):
     it is of keys that the contact has given up."""

@@ -1,12 +1,14 @@
-"""A session as the client keeps it, and those with one peer that are sent on."""
+"""A session as the client keeps it, those with one peer that are sent on, and what comes of a step
+that opens something."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from cbfs.storage.encoding import pack, unpack
+from cbfs_common.errors import CryptoError
 from cbfs_common.limits import IN_MAX, PREKEY_LATE
 from cbfs_common.session.session import Session, decode_session
-from cbfs_common.session.states import Candidate
+from cbfs_common.session.states import Candidate, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,18 @@ def only(session: Session) -> Chosen:
     return Chosen(session, None, session)
 
 
+def says_other_life(held: Iterable[Held], identity: bytes, life: bytes | None) -> bool:
+    """Whether a peer has said another life than this one in some of these, where it is proven,
+    under the keys of ``identity`` (32)."""
+    proven = (each.session for each in held if each.session.stage is Stage.CONFIRMED)
+    return any(s.peer.identity == identity and s.peer_life != life for s in proven)
+
+
+def latest(held: Iterable[Held]) -> int:
+    """The latest time that any of these has, in milliseconds."""
+    return max((at for each in held for at in each.times), default=0)
+
+
 def brought_back(held: Iterable[Held], now: int) -> list[Held]:
     """Of the sessions with one peer, those that a clock which was ahead has dated, as they are with
     times that could be at ``now`` (milliseconds). They stay in their order, by which it is known
@@ -118,3 +132,44 @@ def crowded(begun: list[Held]) -> list[bytes]:
     newest = max((each.prekey for each in begun), default=0)
     ranked = sorted(begun, key=lambda each: (each.prekey + PREKEY_LATE >= newest, each.made))
     return [each.session.id for each in ranked[:-IN_MAX]]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An envelope that was opened. ``peer`` is the session's name for the sender, empty when the
+    session is new; ``prekey`` is the one-time prekey that it used up, ``last_resort`` the other one
+    to which a new session came; either was made at ``made``, in seconds since 1970."""
+
+    session: Session
+    peer: str
+    body: bytes
+    prekey: bytes | None = None
+    last_resort: bytes | None = None
+    made: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What a step has brought about beside what was opened. ``unconfirmed``: somebody else may have
+    sent it, as there is another session in which the peer is proven. ``owes``: the peer is owed a
+    turn. ``proves``: the peer is proven in a session that it has begun. ``first``: the peer is
+    proven for the first time. ``anew``: the peer has given up sessions, or may never have had some
+    that were sent on, so that all it has not acknowledged is to be sealed anew."""
+
+    unconfirmed: bool
+    owes: bool
+    proves: bool
+    first: bool
+    anew: bool
+
+
+class Damaged(CryptoError):
+    """An envelope that the peer has sealed in ``session``, and that cannot be read all the same:
+    the peer's state and this one have come apart. ``far``: it is too far ahead, and may be read
+    when others have come. An envelope that somebody has changed on its way is none of these."""
+
+    def __init__(self, session: bytes, peer: str, *, far: bool) -> None:
+        super().__init__("cannot be opened")
+        self.session = session
+        self.peer = peer
+        self.far = far

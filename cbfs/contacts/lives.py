@@ -7,12 +7,12 @@ up and the new life of one's own are one transaction: a crash before it leaves t
 after it a peer that learns of the new life by the next session.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from cbfs.storage.encoding import pack, u64, unpack
 from cbfs.storage.store import Meta, Reader, Table, Writer
 from cbfs_common.limits import LIVES_MAX
-from cbfs_common.primitives import Random
 from cbfs_common.session.session import LIFE_SIZE
 
 
@@ -45,9 +45,9 @@ class Lives:
         writer.put(Table.META, _key(writer, self.peer), self.encode())
 
 
-def new_lives(peer: str, random: Random) -> Lives:
-    """With somebody of whom nothing is known."""
-    return Lives(peer, random.token(LIFE_SIZE))
+def new_lives(peer: str, token: Callable[[int], bytes]) -> Lives:
+    """With somebody of whom nothing is known. ``token(n)`` gives n random bytes."""
+    return Lives(peer, token(LIFE_SIZE))
 
 
 def load_lives(reader: Reader) -> dict[str, Lives]:

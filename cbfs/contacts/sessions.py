@@ -7,11 +7,22 @@ memory. ``lock`` is held from the first step of a batch until its commit.
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import trio
 
-from cbfs.contacts.held_session import Chosen, Held, brought_back, crowded, decode_held
+from cbfs.contacts.held_session import (
+    Accepted,
+    Chosen,
+    Damaged,
+    Held,
+    Opened,
+    brought_back,
+    crowded,
+    decode_held,
+    latest,
+    says_other_life,
+)
 from cbfs.contacts.lives import Lives, forget_lives, load_lives, new_lives
 from cbfs.contacts.prekey_secrets import PrekeySecrets
 from cbfs.contacts.seen_starts import SeenStart, SeenStarts
@@ -38,48 +49,6 @@ from cbfs_common.session.session import (
 from cbfs_common.session.states import TABLE, Action, Choice, Event, choose, excess, opening
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """An envelope that was opened. ``peer`` is the session's name for the sender, empty when the
-    session is new; ``prekey`` is the one-time prekey that it used up, ``last_resort`` the other one
-    to which a new session came; either was made at ``made``, in seconds since 1970."""
-
-    session: Session
-    peer: str
-    body: bytes
-    prekey: bytes | None = None
-    last_resort: bytes | None = None
-    made: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What a step has brought about beside what was opened. ``unconfirmed``: somebody else may have
-    sent it, as there is another session in which the peer is proven. ``owes``: the peer is owed a
-    turn. ``proves``: the peer is proven in a session that it has begun. ``first``: the peer is
-    proven for the first time. ``anew``: the peer has given up
-    sessions, or may never have had some that were sent on, so that all it has not acknowledged is
-    to be sealed anew."""
-
-    unconfirmed: bool
-    owes: bool
-    proves: bool
-    first: bool
-    anew: bool
-
-
-class Damaged(CryptoError):
-    """An envelope that the peer has sealed in ``session``, and that cannot be read all the same:
-    the peer's state and this one have come apart. ``far``: it is too far ahead, and may be read
-    when others have come. An envelope that somebody has changed on its way is none of these."""
-
-    def __init__(self, session: bytes, peer: str, *, far: bool) -> None:
-        super().__init__("cannot be opened")
-        self.session = session
-        self.peer = peer
-        self.far = far
-
-
 class Sessions:
     """All sessions of the account, and the secrets of its prekeys."""
 
@@ -100,7 +69,7 @@ class Sessions:
             self.prekeys = PrekeySecrets(reader)
             self._lives = load_lives(reader)
             self._starts = SeenStarts(reader)
-        self._clock = self._last()
+        self._clock: int | None = None
 
     def chosen(self, peer: str, now: int, identity: bytes | None = None) -> Chosen:
         """What is sent on at ``now`` (milliseconds): of the sessions between one's own keys of now
@@ -142,9 +111,7 @@ class Sessions:
     def has_other_life(self, peer: str, identity: bytes, life: bytes | None) -> bool:
         """Whether this peer has said another life than this one, where it is proven, under the keys
         of ``identity`` (32)."""
-        held = (h.session for h in self._of(peer))
-        proven = (s for s in held if s.stage is Stage.CONFIRMED)
-        return any(s.peer.identity == identity and s.peer_life != life for s in proven)
+        return says_other_life(self._of(peer), identity, life)
 
     async def forget_given_up(self, store: Store, given_up: Callable[[str, Session], bool]) -> None:
         """Forget the sessions, each with its peer's name, of which nothing counts any more."""
@@ -166,7 +133,7 @@ class Sessions:
     def lives(self, peer: str) -> Lives:
         """One's own life for this peer, and theirs. New ones are written with the first step of a
         session with them."""
-        return self._lives.setdefault(peer, new_lives(peer, self._random))
+        return self._lives.setdefault(peer, new_lives(peer, self._random.token))
 
     def start(self, name: str, peer: Peer, prekey: Prekey, kem_public: bytes) -> Session:
         """A new session with the peer ``name``; it counts when its first step was written.
@@ -228,7 +195,7 @@ class Sessions:
             for each in changed:
                 self._take(each)
             self.prekeys.ahead = ahead
-            self._clock = self._last()
+            self._clock = None
 
     def _idle(self, now: int) -> set[bytes]:
         """Sessions that nothing was opened on for SESSION_IDLE until a turn was made that the peer
@@ -279,6 +246,12 @@ class Sessions:
         """Tentative steps that are committed together. Hold ``lock`` until they are."""
         return Batch(self)
 
+    def latest(self) -> int:
+        """The latest time that any session has, in milliseconds since 1970."""
+        if self._clock is None:
+            self._clock = latest(self._held.values())
+        return self._clock
+
     def _take(self, held: Held) -> None:
         self._held[held.session.id] = held
         self._by_peer.setdefault(held.peer, set()).add(held.session.id)
@@ -289,21 +262,22 @@ class Sessions:
         if held is not None:
             self._by_peer[held.peer].discard(id_)
             self._routes.remove(id_)
-
-    def _last(self) -> int:
-        """The latest time that any session has."""
-        return max((at for held in self._held.values() for at in held.times), default=0)
-
-    def _tick(self, now: int) -> int:
-        self._clock = max(self._clock + 1, now)
-        return self._clock
+            self._clock = None  # as if it had never been there: so it is after a restart
 
 
 class Batch:
-    """Tentative steps over the sessions: ``write`` stores them, ``done`` makes them count."""
+    """Tentative steps over the sessions: ``write`` stores them, ``done`` makes them count. Those of
+    a log of what has arrived are stored one by one: ``draw_from`` before each, and ``write_step``
+    after it."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
+        self._clock = sessions.latest()
+        self._token: Callable[[int], bytes] | None = None
+        self._drawn: dict[str, Lives] = {}
+        """Lives with people of whom nothing is known, which count with a step."""
+        self._written: dict[bytes | str, Held | Lives | SeenStart | None] = {}
+        """What ``write_step`` has stored; None for what it has deleted."""
         self._changed: dict[bytes, Held] = {}
         self._gone: set[bytes] = set()
         self._lives: dict[str, Lives] = {}
@@ -318,15 +292,24 @@ class Batch:
         ``now`` in milliseconds since 1970."""
         held = self._newest(session.id)
         if held is None:
-            held = Held(session, peer, 0, self._sessions._tick(now))
+            held = Held(session, peer, 0, self._tick(now))
             self._lives[peer] = self._lives_of(peer)
         me = self._sessions._parties[held.session.own_identity]
         life = self._lives_of(peer).own
         stepped, envelope = held.session.seal(me, body, self._sessions._random, life)
         # by a clock that was set back, what this turn answers would be later than it
-        tick = self._sessions._tick(now) if held.turns else 0
+        tick = self._tick(now) if held.turns else 0
         self._changed[stepped.id] = held.sealed(stepped, tick)
         return envelope
+
+    def _tick(self, now: int) -> int:
+        self._clock = max(self._clock + 1, now)
+        return self._clock
+
+    def draw_from(self, token: Callable[[int], bytes]) -> None:
+        """Whatever is drawn at random by the next step is drawn by ``token(n)``."""
+        self._token = token
+        self._drawn.clear()
 
     def open(self, envelope: bytes, now: int) -> Opened:
         """Open an envelope on the session that expects it, else as a first message, else by trial.
@@ -397,7 +380,7 @@ class Batch:
     def accept(self, opened: Opened, peer: str, now: int) -> Accepted:
         """Keep the step of what was opened: it is from ``peer``. ``now`` in milliseconds since
         1970."""
-        session, tick = opened.session, self._sessions._tick(now)
+        session, tick = opened.session, max(self._clock + 1, now)
         before = self._newest(session.id)
         stage = before.session.stage if before else None
         actions = TABLE[stage, opening(stage, session.stage)].actions
@@ -418,13 +401,14 @@ class Batch:
             counts and (bool(lives.present) or self._may_have_lost(held)),
         )
         # whatever may fail has been: a step that counts in part would lose what it has opened
+        self._clock = tick
         self._moved.pop(session.id, None)
         self._moved[session.id] = session  # at the end, as it was opened last
         self._gone.discard(session.id)
         self._changed[session.id] = held
         if opened.prekey is not None:
             self._used.add(opened.prekey)
-        if before is None or counts:
+        if before is None or counts or peer in self._drawn:
             self._lives[peer] = now_lives
         if opened.last_resort is not None:
             self._started[session.id] = SeenStart(opened.last_resort, tick)
@@ -493,7 +477,7 @@ class Batch:
             return False
         for other in self._of(held.peer):
             self._give_up(other.session.id)
-        own = self._sessions._random.token(LIFE_SIZE)
+        own = (self._token or self._sessions._random.token)(LIFE_SIZE)
         self._lives[held.peer] = replace(self._lives_of(held.peer), own=own)
         return True
 
@@ -502,6 +486,40 @@ class Batch:
         self._moved.pop(id_, None)
         self._routes.remove(id_)
         self._gone.add(id_)
+
+    def has_other_life(self, peer: str, identity: bytes, life: bytes | None) -> bool:
+        """As that of ``Sessions``, by the newest states."""
+        return says_other_life(self._of(peer), identity, life)
+
+    def write_step(self, writer: Writer) -> None:
+        """Write what the step since the last call has brought about; what is past the limits goes
+        at once. For steps whose order is all that counts, in however many batches they are."""
+        for id_ in self._excess():
+            self._give_up(id_)
+        written = self._written
+        gone = [id_ for id_ in self._gone if written.get(id_, self) is not None]
+        for id_ in gone:
+            writer.delete(Table.SESSIONS, id_)
+            written[id_] = None
+        for id_, held in self._changed.items():
+            if written.get(id_) is not held:
+                writer.put(Table.SESSIONS, id_, held.encode())
+                written[id_] = held
+        if gone:  # nothing of them counts, as after a restart
+            there = {**self._sessions._held, **self._changed}
+            self._clock = latest(held for id_, held in there.items() if id_ not in self._gone)
+        for prekey in self._used:
+            if prekey not in written:
+                writer.delete(Table.PREKEYS, prekey)
+                written[prekey] = None
+        for peer, lives in self._lives.items():
+            if written.get(peer) is not lives:
+                lives.write(writer)
+                written[peer] = lives
+        starts = [(Meta.START + id_, start) for id_, start in self._started.items()]
+        if any(written.get(key) is not start for key, start in starts):
+            self._sessions._starts.write(writer, self._started)
+            written.update(starts)
 
     def write(self, writer: Writer) -> None:
         """Write the steps, in the transaction that holds what they brought about."""
@@ -525,6 +543,7 @@ class Batch:
         self._sessions.prekeys.drop(self._used)
         self._sessions._lives.update(self._lives)
         self._sessions._starts.written(self._started)
+        self._sessions._clock = None if gone else self._clock
 
     def _excess(self) -> set[bytes]:
         """The sessions of a peer past SESSIONS_PER_PEER."""
@@ -540,10 +559,16 @@ class Batch:
         """The newest states of all sessions with a peer."""
         ids = set(self._sessions._by_peer.get(peer, ()))
         ids |= {id_ for id_, held in self._changed.items() if held.peer == peer}
-        return [held for id_ in ids if (held := self._newest(id_)) is not None]
+        return [held for id_ in sorted(ids) if (held := self._newest(id_)) is not None]
 
     def _lives_of(self, peer: str) -> Lives:
-        return self._lives.get(peer) or self._sessions.lives(peer)
+        known = self._lives.get(peer) or self._sessions._lives.get(peer) or self._drawn.get(peer)
+        if known is not None:
+            return known
+        if self._token is None:
+            return self._sessions.lives(peer)
+        self._drawn[peer] = new_lives(peer, self._token)
+        return self._drawn[peer]
 
     def _newest(self, id_: bytes) -> Held | None:
         if id_ in self._gone:

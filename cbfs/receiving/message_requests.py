@@ -232,6 +232,17 @@ def request(reader: Reader, directories: Directories, name: str) -> MessageReque
     )
 
 
+def introduced(
+    conversations: Iterable[Conversation], known: Callable[[str], Contact | None]
+) -> list[Contact]:
+    """The strangers that take part in conversations which somebody known has begun, as they are
+    from then on. ``known`` gives a contact by name."""
+    names = {name for conversation in conversations for name in conversation.participants}
+    met = [contact for name in sorted(names) if (contact := known(name)) is not None]
+    strange = [contact for contact in met if contact.standing is Standing.STRANGER]
+    return [replace(contact, standing=Standing.LISTED) for contact in strange]
+
+
 class Admission:
     """What the user decides about strangers, for an account at work. ``reception`` gives who
     receives and when, ``tell`` is told of what was let in.
@@ -313,14 +324,8 @@ class Admission:
         """Somebody known has begun these: who takes part is a stranger no more, but still to be
         accepted where they write alone. A crash before leaves it to their next message."""
         peers = self._context.contacts
-        names = {name for conversation in conversations for name in conversation.participants}
-        met = [contact for name in sorted(names) if (contact := peers.get(name)) is not None]
-        strange = [contact for contact in met if contact.standing is Standing.STRANGER]
-        if strange:
-            await peers.decide(
-                [replace(contact, standing=Standing.LISTED) for contact in strange],
-                lambda writer: None,
-            )
+        if listed := introduced(conversations, peers.get):
+            await peers.decide(listed, lambda writer: None)
 
     async def forget(self) -> None:
         """Keep no more than STRANGERS_MAX strangers, of whom nothing waits. One that is forgotten

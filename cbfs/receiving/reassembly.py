@@ -216,7 +216,7 @@ def says_more(reader: Reader, sender: str, part: Part) -> bool:
 
 def drop_part(
     writer: Writer,
-    known: dict[bytes, Conversation],
+    known: Mapping[bytes, Conversation],
     reception: Reception,
     sender: str,
     part: Part,

@@ -1,22 +1,24 @@
 """The receiver: from the home server's pushes to messages in the store.
 
-Envelopes are taken in batches (``cbfs.receiving.incoming``), each in one commit; only then are they
-deleted on the server. An envelope from somebody new waits in ``Table.INBOX`` until the directory
-has confirmed the sender's name; one that cannot be read is kept in ``Table.QUARANTINE`` and tried
-again.
+Envelopes are made entries (``cbfs.receiving.entries``), which say when each came and what is drawn
+at random for it, and applied one by one (``cbfs.receiving.incoming``), a batch of them in one
+commit; only then are they deleted on the server. An envelope from somebody new waits in
+``Table.INBOX`` until the directory has confirmed the sender's name; one that cannot be read is kept
+in ``Table.QUARANTINE`` and tried again.
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import replace
 
 import trio
 
 from cbfs.account.settings import Strangers
-from cbfs.contacts.contact import Standing
+from cbfs.contacts.contact import Contact, Standing
+from cbfs.contacts.held_session import Damaged
 from cbfs.contacts.look_up import Lapsed, Stopped, Unknown
 from cbfs.contacts.monitor import Monitor
-from cbfs.contacts.sessions import Damaged
 from cbfs.context import Context, Events
 from cbfs.messages.queues.quarantine import (
     Why,
@@ -30,13 +32,21 @@ from cbfs.names.followed import UnknownDirectory
 from cbfs.problems import Backoff
 from cbfs.receiving import message_requests
 from cbfs.receiving.confirming import Confirming
+from cbfs.receiving.entries import (
+    SEED_SIZE,
+    Course,
+    LogEntry,
+    Outputs,
+    effects_as_outputs,
+    together,
+)
 from cbfs.receiving.fetching import Fetching
-from cbfs.receiving.incoming import Incoming, IncomingBatch, claimed_sender, is_of, set_aside
+from cbfs.receiving.incoming import AccountState, apply, claimed_sender, is_of
 from cbfs.receiving.message_requests import Admission
 from cbfs.receiving.notes import Effects
 from cbfs.receiving.reassembly import Reception
 from cbfs.storage.faults import ProgramFault, contained, unharmed
-from cbfs.storage.store import StoreError, Table
+from cbfs.storage.store import StoreError, Table, Writer
 from cbfs_common.errors import CbfsError, CryptoError, DecodeError, LimitError
 from cbfs_common.limits import PROMPT_AFTER
 from cbfs_common.messages.body import Body, Part, decode_body
@@ -88,7 +98,7 @@ class Receiver:
         events: Events,
     ) -> None:
         self._context = context
-        self.admission = Admission(context, self._reception, self._tell)
+        self.admission = Admission(context, self._reception, self._tell_effects)
         self.fetching = Fetching(context, self._reception, events)
         self.confirming = Confirming(context, events)
         self._monitor = monitor
@@ -100,7 +110,14 @@ class Receiver:
 
     async def take(self, envelopes: list[bytes]) -> None:
         """Bring these into the store. On return the server may delete them."""
-        await self._take([Incoming(envelope) for envelope in envelopes])
+        await self._take(self._entries((envelope, None) for envelope in envelopes))
+
+    def _entries(self, found: Iterable[tuple[bytes, tuple[Table, bytes] | None]]) -> list[LogEntry]:
+        """Of envelopes that are taken at once, each with the record that it was kept in until now.
+        The receipts for them are due at once as well."""
+        context = self._context
+        now, delay, token = context.clock(), self._delay(), context.random.token
+        return [LogEntry(data, now, token(SEED_SIZE), delay, kept) for data, kept in found]
 
     async def retry(self) -> None:
         """Try once more what could not be read: this program may be newer, or a name confirmed."""
@@ -120,89 +137,84 @@ class Receiver:
         """Something of a contact is new: whoever waits for that is looked at again."""
         self._strangers.set()
 
-    def _kept(self, keys: list[bytes]) -> list[Incoming]:
+    def _kept(self, keys: list[bytes]) -> list[LogEntry]:
         with self._context.store.read() as reader:
             found = [(key, envelope_at(reader, key)) for key in keys]
-        return [Incoming(data, (Table.QUARANTINE, key)) for key, data in found if data]
+        return self._entries((data, (Table.QUARANTINE, key)) for key, data in found if data)
 
-    async def _take(self, incoming: list[Incoming]) -> None:
-        while incoming:
+    async def _take(self, entries: list[LogEntry]) -> None:
+        while entries:
             try:
                 with contained():
-                    batch, effects = await self._commit(incoming)
+                    outputs = await self._commit(entries)
             except StoreError:
                 raise
             except CbfsError:
-                await self._take_one_by_one(incoming)
+                await self._take_one_by_one(entries)
                 return
-            await self._follow_up(batch, effects)
-            if not (self._far or any(unread.why is Why.FAR for _item, unread in batch.unread)):
+            self._follow_up(outputs)
+            far = [unread.session for unread in outputs.unread if unread.why is Why.FAR]
+            if not (self._far or far):
                 return
             with self._context.store.read() as reader:
-                near = self._far & {which_session(reader, id_) for id_ in batch.advanced}
-                far = (unread for _item, unread in batch.unread if unread.why is Why.FAR)
-                self._far |= {which_session(reader, unread.session) for unread in far}
+                near = self._far & {which_session(reader, id_) for id_ in outputs.advanced}
+                self._far |= {which_session(reader, id_) for id_ in far}
                 if not near:
                     return
-                incoming = self._kept(waiting_for(reader, near)[: 4 * RETRY_BATCH])
+                entries = self._kept(waiting_for(reader, near)[: 4 * RETRY_BATCH])
 
-    async def _take_one_by_one(self, incoming: list[Incoming]) -> None:
+    async def _take_one_by_one(self, entries: list[LogEntry]) -> None:
         """A fault, in one of them at least: that one is set aside, and the others are taken."""
-        if len(incoming) > 1:
-            for item in incoming:
-                await self._take([item])
+        if len(entries) > 1:
+            for entry in entries:
+                await self._take([entry])
             return
+        alone = replace(entries[0], course=Course.ALONE)
         with suppress(ProgramFault), contained():  # is it in what strangers have sent before?
-            await self._follow_up(*await self._commit(incoming, releasing=False))
+            self._follow_up(await self._commit([alone]))
             return
-        await self._keep_faulty(incoming[0])
+        await self._settle(entries[0], Course.FAULT)
 
-    async def _keep_faulty(self, item: Incoming) -> None:
-        """A fault was met by this envelope: it is kept in quarantine, and that is told."""
-        await self._context.store.commit(lambda writer: set_aside(writer, item, Why.FAULT))
-        self._context.problems.set("fault", _FAULT)
+    async def _settle(self, entry: LogEntry, course: Course) -> None:
+        """An envelope that is not to be opened goes this way."""
+        self._follow_up(await self._commit([replace(entry, course=course)]))
 
-    async def _follow_up(self, batch: IncomingBatch, effects: Effects) -> None:
+    def _follow_up(self, outputs: Outputs) -> None:
         """A batch is on the disk: all who are to know hear of it."""
-        self._tell(effects)
-        with unharmed():
-            await self.admission.introduce(effects.arrivals.conversations.values())
-        if batch.proven:
+        self._tell(outputs)
+        if outputs.proven:
             self.confirming.wake()
-        for sender, bundle in batch.bundles:
+        for sender, bundle in outputs.bundles:
             self._monitor.offer(sender, bundle)
         problems = self._context.problems
-        if any(unread.why is Why.FAULT for _item, unread in batch.unread):
+        if any(unread.why is Why.FAULT for unread in outputs.unread):
             problems.set("fault", _FAULT)
-        if batch.elsewhere:
+        if outputs.elsewhere:
             problems.set(
                 "elsewhere",
                 "somebody has written who says to be of a name directory that you do not follow,"
-                f" {directory_text(batch.elsewhere)} (anybody can send such a thing; it is kept in"
-                " quarantine/: if you expect it, get the directory's policy file from them:"
+                f" {directory_text(outputs.elsewhere)} (anybody can send such a thing; it is kept"
+                " in quarantine/: if you expect it, get the directory's policy file from them:"
                 " cp POLICY directories/)",
             )
-        if any(item.kept is None for item, _unread in batch.unread):
+        if any(unread.new for unread in outputs.unread):
             problems.tell()  # how many there are is in the status
-        if any(i.kept is None or i.kept[0] is not Table.INBOX for i in batch.strangers):
+        if outputs.asks:
             self._strangers.set()
 
-    async def _commit(
-        self, incoming: list[Incoming], *, releasing: bool = True
-    ) -> tuple[IncomingBatch, Effects]:
-        context = self._context
-        reception = self._reception()
+    async def _commit(self, entries: Sequence[LogEntry]) -> Outputs:
+        """Apply these, in one transaction."""
+        context, reception = self._context, self._reception()
+
+        def change(writer: Writer) -> tuple[AccountState, list[Outputs]]:
+            state = AccountState(writer, context, reception)
+            return state, [apply(state, entry) for entry in entries]
+
         async with context.sessions.lock:
-            batch = IncomingBatch(context, reception)
-            for number, item in enumerate(incoming):
-                if number:
-                    await trio.lowlevel.checkpoint()  # what is noise is tried with every session
-                batch.take(item)
-            change = partial(batch.write, releasing=releasing)
-            effects = await context.store.commit(change)
+            state, outputs = await context.store.commit(change)
             with unharmed():  # it is on the disk: all who are to know hear of it
-                batch.done()
-        return batch, effects
+                state.done()
+        return together(outputs)
 
     def _reception(self) -> Reception:
         context = self._context
@@ -223,32 +235,35 @@ class Receiver:
         share = int.from_bytes(self._context.random.token(2), "big") / 65_536
         return int(PROMPT_AFTER * 1_000 * (0.5 + share))
 
-    def _tell(self, effects: Effects) -> None:
+    def _tell_effects(self, effects: Effects) -> None:
+        self._tell(effects_as_outputs(effects))
+
+    def _tell(self, outputs: Outputs) -> None:
         """Each by itself: it is on the disk, and nobody hears of it again."""
-        arrivals, told, problems = effects.arrivals, effects.told, self._context.problems
+        problems = self._context.problems
         with unharmed():
-            self._events.conversations_changed(arrivals.changes)
-        for conversation in arrivals.conversations.values():
+            self._events.conversations_changed(outputs.turnover)
+        for conversation in outputs.conversations:
             with unharmed():
                 self._events.conversation_started(conversation)
-        for name in effects.requests:
+        for name in outputs.requests:
             with unharmed():
                 self._events.request_changed(name)
-        for message in arrivals.messages:
+        for message in outputs.arrived:
             with unharmed():
                 self._events.message_arrived(message)
-        for message in (*arrivals.confirmed, *told.messages):
+        for message in outputs.changed:
             with unharmed():
                 self._events.message_changed(message)
-        for peer in told.again:
+        for peer in outputs.again:
             with unharmed():
                 self._events.owed_again(peer)
         with unharmed():
-            if arrivals.parts:
+            if outputs.parts:
                 problems.tell()  # how far they are is in the status
-            if arrivals.dues:
-                self._events.notes_due(arrivals.dues)
-            if arrivals.refused:
+            if outputs.dues:
+                self._events.notes_due(dict(outputs.dues))
+            if outputs.refused:
                 problems.set(
                     "refused",
                     "messages were dropped: their senders do not take part in the conversations"
@@ -307,42 +322,44 @@ class Receiver:
             envelope = reader.get(Table.INBOX, key)
         if envelope is None:
             return
-        item = Incoming(envelope, (Table.INBOX, key))
+        (entry,) = self._entries([(envelope, (Table.INBOX, key))])
         try:
             with contained():
-                await self._meet(envelope)
+                confirmed = await self._meet(envelope)
         except _Unheard:
-            await store.commit(lambda writer: writer.delete(Table.INBOX, key))
+            await self._settle(entry, Course.UNHEARD)
         except Stopped:
             pass  # it waits for the user's word on the new owner of the name
         except ProgramFault:
-            await self._take([item])  # who sent it may be known all the same
+            await self._take([entry])  # who sent it may be known all the same
             with store.read() as reader:
                 waits = reader.get(Table.INBOX, key) is not None
             if waits:
-                await self._keep_faulty(item)
+                await self._settle(entry, Course.FAULT)
         except _NOT_CONFIRMED:
-            await store.commit(lambda writer: set_aside(writer, item, Why.LATER))
+            await self._settle(entry, Course.UNCONFIRMED)
         else:
-            await self._take([item])
+            (entry,) = self._entries([(envelope, (Table.INBOX, key))])  # that took a while
+            await self._take([replace(entry, confirmed=confirmed)])
 
-    async def _meet(self, envelope: bytes) -> None:
-        """Let the directory confirm who the sender is. Raises NotYet while it does not answer,
-        what the checks raise when it says otherwise, and _Unheard for one stranger too many."""
+    async def _meet(self, envelope: bytes) -> Contact | None:
+        """Let the directory confirm who the sender is; None where nobody is to be asked for. Raises
+        NotYet while it does not answer, what the checks raise when it says otherwise, and _Unheard
+        for one stranger too many."""
         context = self._context
         async with context.sessions.lock:
             try:
                 opened = context.sessions.batch().open(envelope, context.clock() // 1000)
             except (Duplicate, Damaged):
-                return
+                return None
         if opened.peer:
-            return
+            return None
         peer, body = opened.session.peer, decode_body(opened.body)
-        directories = context.contacts.directories
-        name = directories.text(claimed_sender(context, peer, body).person)
+        directories, policy_for = context.contacts.directories, context.followed.policy_for
+        name = directories.text(claimed_sender(policy_for, peer, body).person)
         known = context.contacts.get(name)
         try:
-            shown = claimed_sender(context, peer, body, known.followed if known else None)
+            shown = claimed_sender(policy_for, peer, body, known.followed if known else None)
         except NameChanged as error:
             await context.contacts.offer(name, error.entry)
             raise Stopped(context.contacts.label(name)) from error
@@ -357,6 +374,7 @@ class Receiver:
             raise Stopped(context.contacts.label(name))
         if not is_of(peer, shown.person, contact.profile):
             raise CryptoError("the sender is not who the directory says")
+        return contact
 
     def _standing(self, name: str, body: Body) -> Standing:
         """Of somebody who is met by this message."""

@@ -24,6 +24,7 @@ known now. How a record is laid out: ``cbfs.storage.sealed_record``.
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any
@@ -374,7 +375,7 @@ class Writer(Reader):
     ) -> None:
         super().__init__(blind_key, txn, keys, dict(shelves))
         self._changing: dict[Table, ChangingShelf] = {}
-        self._token = token
+        self._token = self._number = token
         self._places = places
         self._known: dict[tuple[Table, bytes], tuple[bytes, int]] = {}
         """Values and slots of records: what a message writes is read by it as well, and what it
@@ -540,7 +541,16 @@ class Writer(Reader):
 
     def random_number(self) -> int:
         """A number of 64 bits that nobody guesses, never 0."""
-        return number_of(self._token(8)) or 1
+        return number_of(self._number(8)) or 1
+
+    @contextmanager
+    def drawing(self, token: Callable[[int], bytes]) -> Iterator[None]:
+        """Within, ``random_number`` is drawn by ``token(n)``. What seals records is not."""
+        self._number = token
+        try:
+            yield
+        finally:
+            self._number = self._token
 
 
 _REST_SIZES = {Table.LISTINGS: 8, Table.GONE: 4}

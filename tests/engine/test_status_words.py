@@ -15,7 +15,7 @@ from cbfs.engine.running import running
 from cbfs.messages.queues import note_queue
 from cbfs.messages.queues.note_queue import Missing, NoteKind, enqueue, items_for, settle
 from cbfs.messages.queues.progress import missing_line, unread_lines
-from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
+from cbfs.messages.queues.quarantine import Keeping, QuarantinedEnvelope, Why
 from cbfs.outbox.rule import Hold
 from cbfs.storage.store import Store, Table
 from cbfs.tree.texts import error_text, in_one_line
@@ -158,7 +158,7 @@ def test_quarantine_is_in_the_status_while_there_is_something_in_it(tmp_path: Pa
         async with running(account, NO_TOR) as engine:
             assert not any("quarantine" in line for line in engine.report().problems)
             noise = QuarantinedEnvelope(bytes(ENVELOPE_SIZE), Why.NOISE)
-            await engine.store.commit(lambda writer: keep(writer, noise))
+            await engine.store.commit(lambda writer: Keeping(writer).keep(noise))
             (line,) = (line for line in engine.report().problems if "quarantine" in line)
             assert line == unread_lines(1)[0]
             await engine.store.commit(lambda writer: writer.delete_prefix(Table.QUARANTINE, b""))

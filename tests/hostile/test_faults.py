@@ -36,7 +36,7 @@ def town() -> Iterator[Town]:
 
 
 PLACES = (
-    "cbfs.receiving.message_requests.Admission.introduce",
+    "cbfs.receiving.message_requests.introduced",
     "cbfs.names.lookups.Lookups.poll",
     "cbfs.sending.cover_traffic.CoverTraffic.is_dummy",
     "cbfs.receiving.mailbox.decode_push",

@@ -48,7 +48,7 @@ PROGRAMS: Final = {
     "cbfs status": Limit(140, HEAVY | NEVER),
     "cbfs sendmail": Limit(262, NEVER | {"trio", "pyfuse3", "lmdb"}),
     "cbfs verify": Limit(212, NEVER | {"trio", "pyfuse3", "lmdb"}),
-    "mount.cbfs": Limit(620, NEVER),
+    "mount.cbfs": Limit(621, NEVER),
     "mount.cbfs -o only": Limit(320, NEVER | {"lmdb", "nacl", "cryptography", "cbfs.tree.tree"}),
     "cbfs-server": Limit(391, NEVER | {"pyfuse3", "cbfs"}),
     "cbfs-names": Limit(406, NEVER | {"pyfuse3", "cbfs"}),

@@ -14,7 +14,7 @@ import pytest
 
 from cbfs.messages.queues.delivery_queue import add_jobs, job_for
 from cbfs.messages.queues.progress import arriving, sending, sent_share
-from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
+from cbfs.messages.queues.quarantine import Keeping, QuarantinedEnvelope, Why
 from cbfs.mount.quota import RESERVE, errno_of
 from cbfs.receiving.reassembly import Arrivals, Reception, store_part
 from cbfs.storage.store import CannotWrite, Table, Writer
@@ -32,6 +32,9 @@ from tests.tree.test_tree import Mount, run, until
 
 def test_quarantine_is_there_while_it_has_something(tmp_path: Path) -> None:
     envelopes = {why: os.urandom(ENVELOPE_SIZE) for why in (Why.NOISE, Why.FAR)}
+
+    def keep(writer: Writer, unread: QuarantinedEnvelope) -> None:
+        Keeping(writer).keep(unread)
 
     async def body(mount: Mount) -> None:
         tree, store = mount.tree, mount.backend.store

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cbfs.messages.queues import quarantine
-from cbfs.messages.queues.quarantine import QuarantinedEnvelope, Why, keep
+from cbfs.messages.queues.quarantine import Keeping, QuarantinedEnvelope, Why
 from cbfs.storage.encoding import u64
 from cbfs.storage.store import Table
 from tests.support.stores import open_store
@@ -29,7 +29,7 @@ def test_a_reason_of_a_later_version_hides_nothing(tmp_path: Path) -> None:
     """The envelope can be tried again, as can those beside it."""
     store = open_store(tmp_path)
     later = u64(2**40) + bytes(32)
-    store.write(lambda writer: keep(writer, QuarantinedEnvelope(b"before", Why.NOISE)))
+    store.write(lambda writer: Keeping(writer).keep(QuarantinedEnvelope(b"before", Why.NOISE)))
     store.write(lambda writer: writer.put(Table.QUARANTINE, later, b"z" + bytes(16) + b"later"))
     with store.read() as reader:
         keys = quarantine.newest(reader)

@@ -12,9 +12,9 @@ from typing import cast
 
 from cbfs.contacts.contacts import Contacts
 from cbfs.contacts.former_keys import given_up, is_given_up
-from cbfs.contacts.held_session import Chosen, only
+from cbfs.contacts.held_session import Accepted, Chosen, Damaged, Opened, only
 from cbfs.contacts.lives import give_up_all
-from cbfs.contacts.sessions import Accepted, Damaged, Opened, Sessions
+from cbfs.contacts.sessions import Sessions
 from cbfs.context import Context
 from cbfs.network.link import Link
 from cbfs.receiving.prekeys import top_up

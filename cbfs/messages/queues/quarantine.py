@@ -6,7 +6,7 @@ when its session has come closer, the rest when a mount begins. An envelope is k
 often it comes. Past QUARANTINE_MAX the oldest go: anybody can send noise to a mailbox.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -56,29 +56,34 @@ def _decode(data: bytes) -> QuarantinedEnvelope:
     return QuarantinedEnvelope(data[_HEAD:], why, data[1:_HEAD])
 
 
-def keep(writer: Writer, unread: QuarantinedEnvelope) -> None:
-    """Keep one that is not here yet; the oldest goes when there are too many."""
-    keep_all(writer, [unread])
+class Keeping:
+    """What one transaction keeps and takes out: all are looked at once, as there may be many."""
 
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._once: set[bytes] | None = None
+        """By what each is known that is here, when that was asked for."""
 
-def keep_all(writer: Writer, found: Iterable[QuarantinedEnvelope]) -> None:
-    """Keep each of these that is not here yet; the oldest go when there are too many."""
-    kept: set[bytes] | None = None
-    for unread in found:
-        if kept is None:
-            kept = {key[_ONCE] for key in writer.keys(Table.QUARANTINE)}
+    def keep(self, unread: QuarantinedEnvelope) -> None:
+        """Keep one that is not here yet; the oldest goes when there are too many."""
+        writer = self._writer
+        if self._once is None:
+            self._once = {key[_ONCE] for key in writer.keys(Table.QUARANTINE)}
         once = writer.key_part(unread.envelope)
-        if once not in kept:
-            kept.add(once)
-            _put(writer, once, unread)
+        if once in self._once:
+            return
+        self._once.add(once)
+        which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
+        key = u64(writer.next_number(Series.QUARANTINE)) + once + which
+        writer.put(Table.QUARANTINE, key, unread.encode())
+        if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
+            self.take_out(next(writer.keys(Table.QUARANTINE)))
 
-
-def _put(writer: Writer, once: bytes, unread: QuarantinedEnvelope) -> None:
-    which = which_session(writer, unread.session) if unread.why is Why.FAR else _NONE
-    key = u64(writer.next_number(Series.QUARANTINE)) + once + which
-    writer.put(Table.QUARANTINE, key, unread.encode())
-    if writer.count(Table.QUARANTINE) > QUARANTINE_MAX:
-        writer.delete(Table.QUARANTINE, next(writer.keys(Table.QUARANTINE)))
+    def take_out(self, key: bytes) -> None:
+        """Delete the record with this key."""
+        self._writer.delete(Table.QUARANTINE, key)
+        if self._once is not None:
+            self._once.discard(key[_ONCE])
 
 
 def numbered(reader: Reader, number: int) -> bytes | None:
