@@ -2,13 +2,14 @@
 server, says how far they are, and tries again what broke off."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM, load_own_server
+from cbfs.commands.reading.progress import ProgressBar
 from cbfs.names.lookups import DirectoryDown
 from cbfs.network.access import Network, reaching
 from cbfs.network.dial import DialError
@@ -19,10 +20,15 @@ from cbfs.storage.store import Store
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.profile import Address
 
+if TYPE_CHECKING:
+    from cbfs.network.tor.tor import Tor
+
 T = TypeVar("T")
 
 BOOTSTRAP_TIMEOUT = 300.0
 """Seconds that Tor has to connect."""
+
+CONNECTING = "connecting to the Tor network"
 
 TRIES = 4
 """Times that it is gone on through Tor, where a connection that fails is nothing unusual."""
@@ -37,22 +43,37 @@ async def published(own: OwnServer) -> Address:
 
 
 @dataclass(slots=True)
-class _Progress:
-    """Says how far Tor and one's own server are, each word once."""
+class NetworkProgress:
+    """Says how far Tor and one's own server are, each word once; on a terminal a bar shows how far
+    Tor's start is. ``network`` is set as soon as there is one."""
 
     say: Callable[[str], None]
     network: Network | None = None
-    said: frozenset[str] = frozenset()
+    _said: frozenset[str] = frozenset()
+    _bar: ProgressBar = field(
+        default_factory=lambda: ProgressBar("connecting to the Tor network", 100)
+    )
 
     def tell(self) -> None:
+        """Something has changed."""
         if self.network is None:
             return
-        own = self.network.own_server
-        lines = (self.network.lines()[0], *((own.line,) if own else ()))
+        tor, own = self.network.tor, self.network.own_server
+        percent = tor.report().percent if tor is not None and self._bar.is_seen else None
+        if percent is None:
+            self._bar.end()
+        else:
+            self._bar.at(percent)
+        first = self.network.lines()[:1] if percent is None else ()
+        lines = (*first, *((own.line,) if own else ()))
         for line in lines:
-            if line not in self.said:
+            if line not in self._said:
                 self.say(line)
-        self.said = frozenset(lines)
+        self._said = frozenset(lines)
+
+    def end(self) -> None:
+        """There is nothing more to tell."""
+        self._bar.end()
 
 
 async def online(
@@ -85,20 +106,29 @@ async def reached(
     known: Address | None = None,
 ) -> T:
     """Connect and run all steps as ``online`` does, without a store. Raises CbfsError."""
-    progress = _Progress(say)
+    progress = NetworkProgress(say)
     async with reaching(
         options, place, SYSTEM_RANDOM, progress.tell, own_server=own_server, known=known
     ) as network:
         progress.network = network
         if network.tor is not None:
-            with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
-                await network.tor.wait_up()
-            if waiting.cancelled_caught:
-                report = network.tor.report()
-                raise CbfsError(report.state, report.hint)
+            await connected(network.tor, progress)
         if network.own_server is not None:
             await published(network.own_server)
         return await _persist(network, say, steps)
+
+
+async def connected(tor: "Tor", progress: NetworkProgress) -> None:
+    """Wait until Tor is connected. Raises CbfsError when that takes longer than
+    BOOTSTRAP_TIMEOUT."""
+    try:
+        with trio.move_on_after(BOOTSTRAP_TIMEOUT):
+            await tor.wait_up()
+            return
+    finally:
+        progress.end()
+    report = tor.report()
+    raise CbfsError(report.state, report.hint)
 
 
 async def _persist(

@@ -1,11 +1,15 @@
 """How far something is, on a terminal and on what is none."""
 
 import io
+from typing import cast
 
 import pytest
 
+from cbfs.commands.online import NetworkProgress
 from cbfs.commands.reading import progress
 from cbfs.commands.reading.progress import ProgressBar
+from cbfs.network.access import Network
+from cbfs.network.tor.tor import TorReport
 
 
 class Screen(io.StringIO):
@@ -74,3 +78,43 @@ def test_a_terminal_that_is_gone_stops_nothing() -> None:
     bar.add(1)
     bar.add(1)
     bar.end()
+
+
+class Starting:
+    """A network whose Tor has come so far; None: it is connected."""
+
+    is_used, own_server = True, None
+
+    def __init__(self) -> None:
+        self.tor = self
+        self.percent: int | None = 10
+
+    def report(self) -> TorReport:
+        state = "connected" if self.percent is None else f"{self.percent}%"
+        return TorReport(self.percent is None, state, "", {}, self.percent)
+
+    def lines(self) -> tuple[str, ...]:
+        return (f"Tor: {self.report().state}",)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_how_far_tor_is_shows_as_a_bar_or_in_lines(
+    monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    screen = Screen() if terminal else io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    said: list[str] = []
+    telling, network = NetworkProgress(said.append), Starting()
+    telling.tell()
+    telling.network = cast("Network", network)
+    for percent in (10, 60, None):
+        network.percent = percent
+        telling.tell()
+    if terminal:
+        assert said == ["Tor: connected"]
+        assert "connecting to the Tor network [" in screen.getvalue()
+        assert " 60%" in screen.getvalue()
+        assert screen.getvalue().endswith("\r\x1b[K")
+    else:
+        assert said == ["Tor: 10%", "Tor: 60%", "Tor: connected"]
+        assert screen.getvalue() == ""

@@ -27,10 +27,10 @@ from cbfs.commands.home.host_settings import (
     read_settings,
     write_settings,
 )
-from cbfs.commands.online import BOOTSTRAP_TIMEOUT
+from cbfs.commands.online import NetworkProgress, connected
 from cbfs.commands.options import add_network, network_options, say
 from cbfs.commands.process.running import run
-from cbfs.network.access import Network, reaching
+from cbfs.network.access import reaching
 from cbfs.network.options import NetworkOptions
 from cbfs.network.own_server import installed
 from cbfs_common.errors import CbfsError
@@ -222,26 +222,14 @@ def _check(servers: list[_Server]) -> None:
 async def _tor(work: _Work) -> AsyncIterator[str]:
     """The control socket of the tor by which the servers are published, when it is connected; empty
     where there is none to be."""
-    told: set[str] = set()
-    networks: list[Network] = []
-
-    def changed() -> None:
-        for network in networks:
-            if (line := network.lines()[0]) not in told:
-                told.add(line)
-                say(line)
-
-    async with reaching(work.network, work.place, SYSTEM_RANDOM, changed) as network:
-        networks.append(network)
-        tor = network.tor
-        if tor is None:
+    progress = NetworkProgress(say)
+    async with reaching(work.network, work.place, SYSTEM_RANDOM, progress.tell) as network:
+        progress.network = network
+        if network.tor is None:
             yield ""
             return
-        with trio.move_on_after(BOOTSTRAP_TIMEOUT) as waiting:
-            await tor.wait_up()
-        if waiting.cancelled_caught:
-            raise CbfsError(tor.report().state, tor.report().hint)
-        yield tor.control
+        await connected(network.tor, progress)
+        yield network.tor.control
 
 
 def _started(work: _Work, name: str, tor: str) -> _Server:

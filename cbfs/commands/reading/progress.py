@@ -36,6 +36,11 @@ class ProgressBar:
         self._shown = False
         self._alive = _is_terminal(self._stream)
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether there is a terminal."""
+        return self._alive
+
     def add(self, more: int) -> None:
         """So much more is done."""
         self.at(self._done + more)

@@ -56,6 +56,8 @@ class TorReport:
     """What the user can do, may be empty."""
     circuits: Mapping[str, int]
     """Purpose in words, and how many circuits are for it."""
+    percent: int | None = None
+    """How far its start is, while that goes well; None otherwise."""
 
 
 @asynccontextmanager
@@ -131,7 +133,8 @@ class Tor:
         state = bootstrap_words(self._bootstrap, waited)
         if not self._up.is_set():
             well = not self._bootstrap.warning and waited < STUCK_AFTER
-            return TorReport(False, state, "" if well else NOT_CONNECTED, circuits)
+            percent = self._bootstrap.percent if well else None
+            return TorReport(False, state, "" if well else NOT_CONNECTED, circuits, percent)
         if not self._alive:
             return TorReport(False, "the Tor network does not answer", NOT_CONNECTED, circuits)
         return TorReport(True, state + self._note, "", circuits)
