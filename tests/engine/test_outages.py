@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -16,6 +15,8 @@ from cbfs.receiving import mailbox
 from cbfs.receiving.mailbox import STABLE, Mailbox
 from cbfs.receiving.receiver import Receiver
 from cbfs.sending.cover_traffic import CoverTraffic
+from cbfs_common.limits import SPOKEN_VERSION
+from cbfs_common.wire.requests import LastMark, ServerLimits, ServerVersion
 from tests.engine.test_prekey_upkeep import account
 
 
@@ -32,6 +33,7 @@ class Outage:
         self.retries: Retries
         patch.setattr(mailbox, "open_link", self._open_link)
         patch.setattr(mailbox, "request", self._request)
+        patch.setattr(mailbox, "request_in_order", self._settled)
         for work in ("_receive", "_keep_prekeys", "_see_alive"):
             patch.setattr(Mailbox, work, self._work)
 
@@ -43,7 +45,10 @@ class Outage:
         yield None
 
     async def _request(self, *_arguments: object) -> object:
-        return SimpleNamespace(mailbox=1 << 10, retention=30 * 86_400)
+        return LastMark(b"")
+
+    async def _settled(self, *_arguments: object) -> list[object]:
+        return [ServerVersion(SPOKEN_VERSION), ServerLimits(1 << 10, 30 * 86_400, 100)]
 
     async def _work(self, *_arguments: object) -> None:
         await self.breaks.wait()

@@ -308,6 +308,27 @@ def test_a_folder_that_is_sent_meanwhile_is_looked_for_once_more(
     assert len(list((mount.outbox / "2026-11-23-alice-bob").iterdir())) == 1
 
 
+@pytest.mark.parametrize("folder", ["", "two"])
+def test_a_conversation_that_is_there_meanwhile_gets_the_subject_as_well(
+    mount: Mount, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    """The first mail of a series was just going out when the second one was looked at."""
+    mount.contact("bob")
+    (mount.path / "ui_info").mkdir()
+    root, first = b"r" * 16, (("message", b"first\n"),)
+    outbox = MountOutbox(mount.path)
+    outbox.take(Letter((), (BOB,), "[PATCH 0/1] numbers", (), "", first, root))
+    looks = iter([None])
+    place = MountOutbox._place
+    monkeypatch.setattr(MountOutbox, "_place", lambda *given: next(looks, place(*given)))
+    files = (("message", b"second\n"), *((("a.txt", b"a"),) if folder else ()))
+    outbox.take(Letter((), (BOB,), "[PATCH 1/1] two", (), folder, files, root))
+    (there,) = mount.outbox.iterdir()
+    texts = [path for path in there.rglob("*") if path.is_file() and b"second" in path.read_bytes()]
+    assert [path.read_bytes() for path in texts] == [b"Subject: [PATCH 1/1] two\n\nsecond\n"]
+    assert not list((mount.path / "tmp").iterdir())
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_an_address_is_not_the_one_whom_another_is_called_by(
     mount: Mount, monkeypatch: pytest.MonkeyPatch, known: bool

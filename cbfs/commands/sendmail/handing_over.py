@@ -142,18 +142,7 @@ class MountOutbox:
         """The message in a folder of its own, under the name that it is to have; and where it goes
         on."""
         goes_on = self._place(letter, self._without_me(group))
-        if goes_on is not None:
-            letter = within(letter, goes_on.subject)
-        place.mkdir()
-        if not letter.folder:
-            item = place / f"mail-{secrets.token_hex(8)}"
-            _write(item, letter.files[0][1])
-            return item, goes_on
-        item = place / letter.folder
-        item.mkdir()
-        for name, content in letter.files:
-            _write(item / name, content)
-        return item, goes_on
+        return _written(letter, place, goes_on), goes_on
 
     def _owner(self, label: str) -> str:
         """The true name of whom a label means; no name when it cannot be read."""
@@ -171,7 +160,8 @@ class MountOutbox:
     ) -> _Draft:
         others = self._without_me(group)
         known = all(map(self._is_known, others))
-        place = place or self._place(letter, others)  # somebody may have begun it meanwhile
+        if place is None and (place := self._place(letter, others)) is not None:
+            item = _written(letter, item.parent / "again", place)  # somebody has begun it meanwhile
         if place is not None:
             try:
                 path = _moved(item, place.folder)
@@ -179,6 +169,7 @@ class MountOutbox:
                 if not item.exists():
                     raise
                 place = self._place(letter, others)
+                item = _written(letter, item.parent / "once more", place)
             else:
                 self._threads.remember(letter.root, self._people(others), place.subject)
                 return _Draft(path, tuple(others), known, begun=False)
@@ -372,6 +363,21 @@ def _partly(error: NotSent, sent: list[str], missed: list[str]) -> NotSent:
         f"sent to {', '.join(sent)}, not to {', '.join(missed)}: {error}",
         f"{error.hint}; then send it to {', '.join(missed)} alone" if error.hint else "",
     )
+
+
+def _written(letter: Letter, place: Path, goes_on: _GoesOn | None) -> Path:
+    """The message in the new folder ``place``, under the name that it is to have."""
+    told = letter if goes_on is None else within(letter, goes_on.subject)
+    place.mkdir()
+    if not told.folder:
+        item = place / f"mail-{secrets.token_hex(8)}"
+        _write(item, told.files[0][1])
+        return item
+    item = place / told.folder
+    item.mkdir()
+    for name, content in told.files:
+        _write(item / name, content)
+    return item
 
 
 def _moved(item: Path, place: Path) -> Path:
