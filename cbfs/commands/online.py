@@ -4,7 +4,7 @@ server, says how far they are, and tries again what broke off."""
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import trio
 
@@ -19,9 +19,6 @@ from cbfs.problems import Backoff
 from cbfs.storage.store import Store
 from cbfs_common.errors import CbfsError, TransportError
 from cbfs_common.profile import Address
-
-if TYPE_CHECKING:
-    from cbfs.network.tor.tor import Tor
 
 T = TypeVar("T")
 
@@ -111,16 +108,18 @@ async def reached(
         options, place, SYSTEM_RANDOM, progress.tell, own_server=own_server, known=known
     ) as network:
         progress.network = network
-        if network.tor is not None:
-            await connected(network.tor, progress)
+        await connected(network, progress)
         if network.own_server is not None:
             await published(network.own_server)
         return await _persist(network, say, steps)
 
 
-async def connected(tor: "Tor", progress: NetworkProgress) -> None:
-    """Wait until Tor is connected. Raises CbfsError when that takes longer than
+async def connected(network: Network, progress: NetworkProgress) -> None:
+    """Wait until Tor is connected, where it is used. Raises CbfsError when that takes longer than
     BOOTSTRAP_TIMEOUT."""
+    tor = network.tor
+    if tor is None:
+        return
     try:
         with trio.move_on_after(BOOTSTRAP_TIMEOUT):
             await tor.wait_up()

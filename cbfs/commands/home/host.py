@@ -228,7 +228,7 @@ async def _tor(work: _Work) -> AsyncIterator[str]:
         if network.tor is None:
             yield ""
             return
-        await connected(network.tor, progress)
+        await connected(network, progress)
         yield network.tor.control
 
 
