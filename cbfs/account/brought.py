@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from cbfs.account.formats import erase, forget, upgrade
-from cbfs.account.place import AFTER, AFTER_NEW, BEFORE
+from cbfs.account.place import AFTER, AFTER_NEW, BEFORE, BEFORE_NEW
 from cbfs.earlier import bringing
 from cbfs.earlier.old_store import OldStore
 from cbfs.storage import root_key
@@ -41,7 +41,8 @@ def bring_over(directory: Path, unlock: Unlock, random: Random) -> None:
             if numbers != {root_key.BROUGHT_OVER}:
                 return
             _build(directory, unlock, random)
-            forget(before)
+            for leftover in before, directory / BEFORE_NEW:
+                forget(leftover)
             with built(before) as place:
                 write_file(place / "root.key", (directory / "root.key").read_bytes())
                 (place / "store").mkdir(mode=0o700)

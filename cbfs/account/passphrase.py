@@ -11,6 +11,7 @@ from pathlib import Path
 from nacl import exceptions as nacl
 from nacl import pwhash
 
+from cbfs.account.place import AFTER
 from cbfs.storage.root_key import (
     ID_SIZE,
     NO_LOCK,
@@ -58,7 +59,9 @@ def stretch(passphrase: bytes, salt: bytes, passes: int, memory: int) -> bytes:
 
 def asks_for_passphrase(directory: Path) -> bool:
     """Whether it takes a passphrase to open the account there. False when nobody can tell."""
-    return any(p.kind is ProtectionKind.PASSPHRASE for p in protections(directory / "root.key"))
+    roots = directory / "root.key", directory / AFTER / "root.key"  # the one to come in a move
+    found = (each for root in roots for each in protections(root))
+    return any(each.kind is ProtectionKind.PASSPHRASE for each in found)
 
 
 def by_passphrase(passphrase: bytes, random: Random) -> Guard:

@@ -121,8 +121,7 @@ def check_account(directory: Path) -> None:
             raise _belongs(directory, told.st_uid)
         if stat.S_IMODE(told.st_mode) & 0o077 and _has_account(folder):
             _close_to_others(folder, directory)
-        folders = (*FOLDERS, ARRIVING)
-        kinds = ((FILES, stat.S_ISREG), (folders, stat.S_ISDIR), (SOCKETS, stat.S_ISSOCK))
+        kinds = ((FILES, stat.S_ISREG), (FOLDERS, stat.S_ISDIR), (SOCKETS, stat.S_ISSOCK))
         for names, is_kind in kinds:
             for name in names:
                 found = _look(folder, name)

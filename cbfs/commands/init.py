@@ -42,13 +42,13 @@ from cbfs.receiving.signing_up import read_server_invite, sign_up
 from cbfs.storage.records import Meta
 from cbfs.storage.root_key import ProtectionKind, Unlock
 from cbfs.storage.store import Store, Table, Writer
-from cbfs_common.errors import CbfsError, DecodeError
+from cbfs_common.errors import CbfsError
 from cbfs_common.names.checks import Found, NameExpired
 from cbfs_common.names.entry import Entry
 from cbfs_common.names.operations import OperationRefused
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.names.registration import Token, parse_token
-from cbfs_common.profile import Address, decode_profile, parse_address
+from cbfs_common.profile import Address, parse_address, same_profile
 
 T = TypeVar("T")
 
@@ -319,10 +319,7 @@ def _context(store: Store, account: Account, directory: Directory, dialer: Diale
 def has_profile(entry: Entry, account: Account) -> bool:
     """Whether an entry has the keys and the server of this account, whatever version of the
     protocol was told with them."""
-    try:
-        return decode_profile(entry.profile) == account.profile
-    except DecodeError:  # the directory takes any bytes for one
-        return False
+    return same_profile(entry.profile, account.profile.encode())
 
 
 async def _is_there(directory: Directory, account: Account) -> bool:

@@ -47,9 +47,7 @@ class NetworkProgress:
     say: Callable[[str], None]
     network: Network | None = None
     _said: frozenset[str] = frozenset()
-    _bar: ProgressBar = field(
-        default_factory=lambda: ProgressBar("connecting to the Tor network", 100)
-    )
+    _bar: ProgressBar = field(default_factory=lambda: ProgressBar(CONNECTING, 100))
 
     def tell(self) -> None:
         """Something has changed."""

@@ -94,7 +94,7 @@ class Awaiting:
         except LineSpent:
             return past > 0
         except CbfsError:
-            return past > (LINE_FINISH_DAYS - LINE_DAYS) * DAY
+            return past > LINE_FINISH_DAYS * DAY  # those of an account count from its next week on
         return True
 
     async def _meet(self, come: LineArrival) -> None:

@@ -75,7 +75,7 @@ class ByLine:
             lookups = passing_directory(policy.encode(), context.dialer).lookups
             fresh, shown = policy, f"{name}@{policy.namespace}"
         contact = context.contacts.get(true)
-        known = contact.entry if contact else None
+        known = contact.followed if contact else None
         try:
             found = await lookups.lookup(name, known)
         except NameChanged as error:
@@ -96,10 +96,9 @@ class ByLine:
         if found.policy is not None:
             await self._directories.follow(found.policy.encode().encode(), only_new=True)
         known = contacts.get(found.name)
-        if known is None or (known.entry == found.known and known.entry != found.entry):
-            await contacts.learn(found.name, found.entry, How.LINE)
-        elif contacts.identity(found.name, known.profile) != found.identity:
+        if known is None or (known.followed == found.known and known.entry != found.entry):
+            known = await contacts.learn(found.name, found.entry, How.LINE)
+        if contacts.identity(found.name, known.profile) != found.identity:
             raise OtherKeys(contacts.shown(found.name))
-        contact = replace(contacts.named(found.name), how=How.LINE)
-        await contacts.decide([contact], lambda writer: None)
+        await contacts.decide([replace(known, how=How.LINE)], lambda writer: None)
         await self._admission.admit([found.name])

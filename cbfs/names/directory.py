@@ -41,6 +41,7 @@ from cbfs_common.names.wire import (
 )
 from cbfs_common.person import Person, check_name
 from cbfs_common.primitives import sign_public
+from cbfs_common.profile import same_profile
 
 SUBMIT_PATIENCE = 90.0
 """Seconds for the sequencer's reply, which comes within 30 when it is honest, and over Tor."""
@@ -484,8 +485,8 @@ class _Wish:
 
     def is_so(self, entry: Entry) -> bool:
         """Whether an entry has it."""
-        has = (entry.owners, entry.agent, entry.profile)
-        return not entry.frozen and has == (self.owners, self.agent, self.profile)
+        has = (entry.owners, entry.agent) == (self.owners, self.agent)
+        return not entry.frozen and has and same_profile(entry.profile, self.profile)
 
     def into(self, operation: Operation, recovery: Keys) -> Operation:
         """An operation that makes it so, with these recovery keys."""

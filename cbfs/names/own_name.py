@@ -20,7 +20,7 @@ from cbfs_common.names.checks import (
 )
 from cbfs_common.names.entry import Entry, Keys, Status, decode_entry, read_agent, read_keys
 from cbfs_common.names.layout import Fields, long, short
-from cbfs_common.profile import NO_KEM, decode_profile
+from cbfs_common.profile import NO_KEM, decode_profile, same_profile
 
 _TAMPERED = frozenset((Fault.VANISHED, Fault.SAME_VERSION, Fault.ROLLED_BACK, Fault.CHAIN))
 
@@ -41,8 +41,8 @@ class Intent:
     def made(self, entry: Entry) -> bool:
         """Whether an entry is what this change leads to."""
         active = entry.status is Status.ACTIVE
-        has = (entry.owners, entry.agent, entry.profile)
-        return active and has == (self.owners, self.agent, self.profile)
+        has = (entry.owners, entry.agent) == (self.owners, self.agent)
+        return active and has and same_profile(entry.profile, self.profile)
 
 
 def stays(entry: Entry) -> Intent:

@@ -61,7 +61,7 @@ _WORDS = {
     ),
     Code.GRANT_NEEDED: (
         "does not let this account invite anybody",
-        "ask whoever runs it (user-invites): whom an account has invited may a week later",
+        "ask whoever runs it (user-invites): whom an account has invited may from the next week on",
     ),
     Code.INVITES_SPENT: (
         "gives this account no more invites this week",

@@ -134,10 +134,7 @@ class Meta(bytes, Enum):
     NAMESPACE = b"namespace "  # directory 16: what its people are shown with
     PASTED = b"pasted "  # drop 32: a line that one has been given, until it is used and that told
     POLICY = b"policy "  # directory 16: by which a name directory is followed, but one's own
-    HANDED = (
-        b"handed "  # id 16: since when (u64, seconds) a file of another machine is a draft, and
-    )
-    # which: its seed, 16
+    HANDED = b"handed "  # id 16: since when (u64, s) another machine's file is a draft; its seed 16
     PROVEN = b"proven "  # session id 16: what has come on it before is to be marked no more
     RELABEL = b"relabel "  # key_part(name): whose messages still have names of before
     SCRATCH = b"scratch "  # content u64: goes when a mount ends

@@ -206,9 +206,9 @@ class FileContents:
         """Put the content and the record of a file on the disk, when they are not there. A crash
         before the last commit of it leaves the version before, one after it this one. ``whole``:
         who has written says that this is all; if not, and a program has it open, the next mount
-        takes it for what was cut off. ``handed``: the ids under
-        which another machine has handed it over, or would have; they are known with the content, or
-        neither is there. Raises StoreError."""
+        takes it for what was cut off. ``handed``: the ids under which another machine has handed it
+        over, or would have; they are known with the content, or neither is there. Raises
+        StoreError."""
         async with file.lock:
             version = file.version
             if whole:

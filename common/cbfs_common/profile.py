@@ -134,6 +134,15 @@ def kem_id(public: bytes) -> bytes:
     return kdf(b"", b"cbfs1 kem id", public, 32)
 
 
+def same_profile(one: bytes, other: bytes) -> bool:
+    """Whether two encoded profiles say the same of who somebody is, and where, whatever version of
+    the protocol was told with them."""
+    try:
+        return one == other or decode_profile(one) == decode_profile(other)
+    except DecodeError:  # a directory takes any bytes for one
+        return False
+
+
 def decode_profile(data: bytes) -> Profile:
     """Undo ``Profile.encode``. Of a later version as well, of which it gives what is common to
     all. Raises DecodeError."""

@@ -77,7 +77,7 @@ complete -c cbfs-server -n _shtab_cbfs_server_using -l metrics -x -d 'answer the
 complete -c cbfs-server -n _shtab_cbfs_server_using -l metrics-for-all -l no-metrics-for-all -d 'let --metrics be an address that other machines reach, although whoever does can read the figures'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l mailbox -x -d 'envelopes of 16 KiB kept for one account (default: 16384)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l accounts -x -d 'accounts that may be made (default: 100000)'
-complete -c cbfs-server -n _shtab_cbfs_server_using -l user-invites -x -d 'people whom each account may invite in a week, from the week after it came; 0 for none'
+complete -c cbfs-server -n _shtab_cbfs_server_using -l user-invites -x -d 'people whom each account that has a grant may invite in a week; 0 for none'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l retention-days -x -d 'days for which mail is kept that nobody fetches (default: 60)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l inactive -x -d 'days after which accounts end that nobody uses (default: 180)'
 complete -c cbfs-server -n _shtab_cbfs_server_using -l blob-quota -x -d 'large files kept for one account, in all; 0M for none (default: 1G)'

@@ -140,7 +140,7 @@ LIMITS: Final = (
     ServerSetting(
         "user-invites",
         number(0, GRANT_INDEX_MAX),
-        "people whom each account may invite in a week, from the week after it came; 0 for none",
+        "people whom each account that has a grant may invite in a week; 0 for none",
         "N",
         USER_INVITES,
         live=True,

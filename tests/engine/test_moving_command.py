@@ -227,7 +227,7 @@ def test_a_move_that_is_cancelled_leaves_the_account_where_it_was(pair: Pair) ->
     assert old.wait() == 0
     cancelled = pair.leave("--cancel")
     assert cancelled.wait() == 1
-    assert "has moved already" in cancelled.said()
+    assert "has moved to another computer" in cancelled.said()
     assert not lives_here(pair.old)
 
 
@@ -243,6 +243,17 @@ def test_what_has_moved_can_be_claimed_back_when_it_is_lost(pair: Pair) -> None:
     assert run_cbfs(["claim", "--account", str(pair.old)], dict(os.environ), said) == 0
     assert lives_here(pair.old)
     assert stage(pair.old) is None
+
+
+def test_an_account_that_has_moved_invites_nobody_from_here(pair: Pair) -> None:
+    """That would take it to its server, and use up what it may give."""
+    moved = LEAVING.moved(b"c" * COPY_SIZE, b"d" * KEY_SIZE)
+    with opened_store(pair.old, SYSTEM_RANDOM) as store:
+        store.write(lambda writer: write_leaving(writer, moved))
+    said = pair.place / "said"
+    words = ["invite", "--contact", "--account", str(pair.old), "--no-tor"]
+    assert run_cbfs(words, dict(os.environ), said) == 1
+    assert "has moved to another computer" in said.read_text()
 
 
 def test_the_same_account_cannot_move_into_a_place_that_is_taken(pair: Pair) -> None:

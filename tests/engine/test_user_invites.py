@@ -78,7 +78,7 @@ def test_who_is_at_a_host_invites_as_many_as_it_lets_them(
     # they may do so in their turn, but not within the week
     done = invited_by(tmp_path / "bob", "dave")
     assert done.returncode == 1
-    assert "a week later" in done.stderr
+    assert "from the next week on" in done.stderr
     allow(host, 3)
     done = invited_by(alice, "--contact")
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ from cbfs.commands.init import has_profile
 from cbfs.engine.engine import Engine
 from cbfs.engine.running import running
 from cbfs.messages.queues.quarantine import Why, of_later_version
+from cbfs.names.own_name import Intent
 from cbfs.network.link import ServerRefused, request
 from cbfs.storage.store import Table
 from cbfs.tree.texts import contact_text
@@ -145,6 +146,10 @@ def test_an_account_has_its_name_whatever_version_it_was_taken_with(
         assert has_profile(town.liar.entries["bob"], bob)
         assert not has_profile(town.liar.entries["bob"], alice)
         assert not has_profile(replace(town.liar.entries["bob"], profile=b"x"), bob)
+        entry = town.liar.entries["bob"]
+        wanted = Intent(entry.owners, entry.agent, bob.profile.encode())
+        assert wanted.made(entry)  # else what was cut off by an upgrade never ends
+        assert not replace(wanted, profile=alice.profile.encode()).made(entry)
 
     in_town(tmp_path, here.server.url, main)
 

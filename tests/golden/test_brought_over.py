@@ -16,6 +16,7 @@ import pytest
 
 from cbfs.account import brought, formats
 from cbfs.account.account import SYSTEM_RANDOM, no_lock, opened_store, reading_store, salvaging
+from cbfs.account.passphrase import asks_for_passphrase
 from cbfs.account.settings import Configuration
 from cbfs.contacts.contact import decode_contact
 from cbfs.earlier.old_store import OldStore
@@ -246,8 +247,29 @@ def test_formats_that_nobody_was_given_are_refused_in_words(tmp_path: Path, numb
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_an_account_that_is_being_moved_asks_for_its_passphrase(tmp_path: Path) -> None:
+    """Its root file was overwritten, and the new one is not in its place yet."""
+    with tarfile.open(GOLDEN / "70e89ed" / "stores.tar.xz") as file:
+        file.extract("alice-account/root.key", tmp_path, filter="data")
+    account = tmp_path / "alice-account"
+    root, after = account / "root.key", account / "after"
+    after.mkdir()
+    shutil.copyfile(root, after / "root.key")
+    root.write_bytes(bytes(root.stat().st_size))
+    assert asks_for_passphrase(account)
+
+
+def test_a_copy_that_was_not_finished_leaves_no_key_behind(tmp_path: Path) -> None:
+    account = account_of_before(tmp_path)
+    (account / "before.new").mkdir()
+    key = shutil.copyfile(account / "root.key", account / "before.new" / "root.key")
+    with key.open("rb") as file:
+        opened(account)
+        assert not any(file.read())
+
+
 @pytest.mark.slow
-def test_a_damaged_account_of_before_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_damaged_account_of_before_is_left_as_it_is(tmp_path: Path, whole: Seen) -> None:
     fine = account_of_before(tmp_path)
     data = (fine / "store" / "data.mdb").read_bytes()
     refused = 0
@@ -257,7 +279,7 @@ def test_a_damaged_account_of_before_is_left_as_it_is(tmp_path: Path) -> None:
         torn = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
         (account / "store" / "data.mdb").write_bytes(torn)
         try:
-            opened(account)
+            assert opened(account) == whole[1]  # what was torn says nothing
         except (StoreError, CbfsError) as error:
             refused += 1
             assert error.hint

@@ -11,6 +11,7 @@ import pytest
 
 from cbfs.account.account import SYSTEM_RANDOM, load_account, opened_store
 from cbfs.account.passphrase import unlocking
+from cbfs.contacts.contact import How
 from cbfs.storage.root_key import NO_LOCK, Protection
 from tests.golden.make import PASSPHRASE, shown
 from tests.golden.test_golden import GOLDEN, mounted
@@ -151,4 +152,5 @@ def test_a_line_takes_up_an_account_of_before_and_its_name(
     )
     assert sorted(path.name for path in (mine / "contacts").iterdir()) == ["bobby", "carol"]
     assert not (mine / "contacts" / "bobby" / "CHANGED").exists()
-    assert (theirs / "contacts" / "alice").exists()
+    known = theirs / "contacts" / "alice" / "profile.toml"
+    wait_for(lambda: How.LINE.value in known.read_text(), "her to be met by the line")

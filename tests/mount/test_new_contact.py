@@ -3,10 +3,12 @@ real mounts."""
 
 import errno
 import os
+import signal
+import subprocess
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,14 @@ from cbfs.network.dial import LoopbackDialer
 from cbfs.network.drop import at_drop, put
 from cbfs.network.link import request
 from cbfs.receiving.signing_up import sign_up
+from cbfs.storage.store import Table
 from cbfs_common.limits import INVITE_LINE_MAX, LINE_SALT_SIZE
 from cbfs_common.names.policy import parse_policy
 from cbfs_common.profile import parse_address
 from cbfs_common.wire.lines import InviteRecord, line_to, parse_line
 from cbfs_common.wire.requests import Delete, List
 from tests.support.host import init_by
-from tests.support.world import User, World, run, wait_for
+from tests.support.world import ENVIRONMENT, User, World, program, run, wait_for
 
 ELSEWHERE = "other.example"
 LINE_WORDS = "a line that one of you gave the other"
@@ -111,6 +114,40 @@ def test_by_a_line_both_are_contacts_and_write_to_each_other(here: World) -> Non
     # and what is right takes the error away
     other = line_of(here.account("dave"))
     added(bob, f"  {other.upper()}\n", {"alice", "dave"})
+
+
+def serving(user: User) -> list[int]:
+    """Daemons of an account that is not mounted."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if {b"serve", bytes(user.account)} <= set(words):
+                found.append(int(entry.name))
+    return found
+
+
+def test_an_account_that_is_only_served_to_other_machines_invites_and_awaits(here: World) -> None:
+    """No mount of it is on this one, and a daemon has it."""
+    quentin, rose = here.account("quentin"), here.user("rose")
+    words = program("cbfs", "serve", "--account", quentin.account, "--no-tor")
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, env=ENVIRONMENT) as served:
+        assert served.stdin is not None and served.stdout is not None
+        assert served.stdout.read(1)  # it has answered
+        added(rose, line_of(quentin), {"quentin"})
+
+        def has_met() -> bool:
+            with reading_store(quentin.account, SYSTEM_RANDOM) as store, store.read() as reader:
+                return next(reader.keys(Table.PEERS), None) is not None
+
+        wait_for(has_met, "who has come")
+        served.stdin.close()
+    for pid in serving(quentin):
+        os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not serving(quentin), "the daemon to end")
+    quentin.mount()
+    assert contacts(quentin) == {"rose"}
 
 
 def test_people_of_two_directories_follow_each_others(here: World) -> None:

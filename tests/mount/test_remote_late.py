@@ -134,22 +134,31 @@ def test_what_an_earlier_link_of_the_same_mount_still_has_on_its_way_is_not_done
     hub(tmp_path, body)
 
 
-def test_the_next_link_waits_until_what_the_earlier_one_has_begun_is_over(tmp_path: Path) -> None:
-    async def body(hub: Hub) -> None:
-        contents = hub.mount.tree.contents
-        save, begun, goes = contents.save, trio.Event(), trio.Event()
+@asynccontextmanager
+async def being_saved(hub: Hub) -> AsyncIterator[tuple[Link, Link, trio.Event]]:
+    """A second link of a mount, the first one, and the event that ends the saving of a file which
+    that has handed over."""
+    contents, begun, goes = hub.mount.tree.contents, trio.Event(), trio.Event()
+    save = contents.save
 
-        async def slow(file: File, **words: Any) -> None:
-            begun.set()
-            await goes.wait()
-            await save(file, **words)
+    async def slow(file: File, **words: Any) -> None:
+        begun.set()
+        await goes.wait()
+        await save(file, **words)
 
-        contents.save = slow  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contents, "save", slow)
         async with links(hub, LAPTOP) as [first], trio.open_nursery() as nursery:
             await first.hand_over(FIRST, b"text")
             await begun.wait()
             second = Link(hub)
             nursery.start_soon(second.run)
+            yield second, first, goes
+
+
+def test_the_next_link_waits_until_what_the_earlier_one_has_begun_is_over(tmp_path: Path) -> None:
+    async def body(hub: Hub) -> None:
+        async with being_saved(hub) as (second, _first, goes):
             hello = await second.send("hello", VERSION, LAPTOP)
             async with trio.open_nursery() as asking:
 
@@ -165,7 +174,6 @@ def test_the_next_link_waits_until_what_the_earlier_one_has_begun_is_over(tmp_pa
                 goes.set()
             assert await second.ask("upload", FIRST) is None
             await second.close()
-        contents.save = save  # type: ignore[method-assign]
         assert hub.drafts() == {"note": b"text"}
 
     hub(tmp_path, body)
@@ -178,25 +186,11 @@ def test_a_link_before_which_something_goes_on_for_too_long_is_not_answered(
     monkeypatch.setattr(session_module, "OVER_MAX", 0.01)
 
     async def body(hub: Hub) -> None:
-        contents = hub.mount.tree.contents
-        save, begun, goes = contents.save, trio.Event(), trio.Event()
-
-        async def slow(file: File, **words: Any) -> None:
-            begun.set()
-            await goes.wait()
-            await save(file, **words)
-
-        contents.save = slow  # type: ignore[method-assign]
-        async with links(hub, LAPTOP) as [first], trio.open_nursery() as nursery:
-            await first.hand_over(FIRST, b"text")
-            await begun.wait()
-            second = Link(hub)
-            nursery.start_soon(second.run)
+        async with being_saved(hub) as (second, first, goes):
             await second.send("hello", VERSION, LAPTOP)
             await second.ended.wait()
             goes.set()
             await first.ended.wait()
-        contents.save = save  # type: ignore[method-assign]
         assert not hub.uploads.of(b"").links
         async with links(hub, LAPTOP) as [third]:
             assert await third.ask("upload", FIRST) is None

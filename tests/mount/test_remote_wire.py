@@ -222,7 +222,7 @@ class Asked:
     async def ask(self, *_words: object) -> None:
         pass
 
-    async def answer(self) -> object:
+    async def answer(self, _latest: float) -> object:
         await trio.sleep(ASK_MAX - 1)
         self.count += 1
         return self._pieces[self.count % len(self._pieces)]

@@ -5,6 +5,7 @@ from email import policy
 from email.message import EmailMessage
 from unittest import mock
 
+import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -536,3 +537,13 @@ def test_of_what_was_sent_more_than_once_the_last_time_counts() -> None:
 def test_who_says_by_whom_it_was_sent_once_more_names_nobody() -> None:
     found = by_headers("Resent-From: dave\nTo: bob\n\nhi\n")
     assert found.together == (Recipient("bob"),)
+
+
+def test_a_letter_that_has_waited_since_before_threads_were_remembered_is_read() -> None:
+    letter = by_arguments("Subject: x\n\nhi\n")
+    data = encode_letter(letter)
+    size = int.from_bytes(data[:4], "big")
+    *head, root = msgpack.unpackb(data[4 : 4 + size])
+    assert root == b""
+    old = msgpack.packb(head)
+    assert decode_letter(len(old).to_bytes(4, "big") + old + data[4 + size :]) == letter

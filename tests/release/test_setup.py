@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,20 @@ def test_the_link_can_be_left_out_and_left_alone(where: Places) -> None:
     undo(where)
     assert tree(where.home) == {}
     assert not where.link.is_symlink()
+
+
+def test_its_own_link_leads_to_where_the_program_is_now(where: Places, tmp_path: Path) -> None:
+    put(where)
+    assert where.link.readlink() == where.mount_program
+    moved = replace(where, scripts=tmp_path / "moved")
+    plan = put(moved)
+    assert plan.kept == ()
+    assert where.link.readlink() == moved.mount_program
+    where.link.unlink()
+    where.link.symlink_to("/somebody/elses")
+    plan = placing(where)
+    assert plan.kept == (where.link,)
+    assert plan.target is None
 
 
 def test_a_link_that_cannot_be_made_is_not_remembered(where: Places) -> None:

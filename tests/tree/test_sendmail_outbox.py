@@ -377,3 +377,12 @@ def test_a_thread_goes_on_where_it_began(mount: Mount, monkeypatch: pytest.Monke
     assert len((mount.path / "ui_info" / "sendmail").read_text().splitlines()) == 1
     (mount.path / "ui_info" / "sendmail").write_bytes(b"\xff no\n")
     assert "bob seven" in take("seven", b"t")
+
+
+@pytest.mark.parametrize("subject", ["new", "again", "once more", "item", "0"])
+def test_a_message_may_be_called_whatever_it_is_about(mount: Mount, subject: str) -> None:
+    mount.contact("bob")
+    files = (("message", b"hi\n"), ("a.txt", b"a"))
+    MountOutbox(mount.path).take(Letter((), (BOB,), subject, (), subject, files))
+    (folder,) = mount.outbox.iterdir()
+    assert (folder / subject / "a.txt").read_bytes() == b"a"

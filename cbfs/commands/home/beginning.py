@@ -335,7 +335,8 @@ def _make_by_line(
         outlived = is_to_be_taken_up(store)
         if outlived:
             check_begun(store, place, wish, may_take_up=True)
-            store.write(joining.note)
+            if noted(store) != joining.line.drop:  # else its record is there as well
+                store.write(joining.note)
         elif not is_finished(store):
             check_begun(store, place, wish)
             protect(store, begun, protection)

@@ -39,7 +39,7 @@ _HEAD: Final = """\
 # Settings of cbfs host. It reads them again at SIGHUP: limits and logs count at once, the rest when
 # it is started again, as it says then.
 # [server] has those of cbfs-server(8), [names] those of cbfs-names(8).
-# user-invites: how many others each of those who are here may invite in a week.
+# user-invites: how many others each of those who have come by a line may invite in a week.
 
 """
 

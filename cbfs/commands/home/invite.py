@@ -23,6 +23,7 @@ from cbfs.account.account import (
     reading_store,
 )
 from cbfs.account.awaited import Awaited, await_, hand_over
+from cbfs.account.leaving import check_lives_here
 from cbfs.account.passphrase import unlocking
 from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.commands.account import add_old_passphrase
@@ -35,11 +36,13 @@ from cbfs.commands.home.host_settings import (
     read_text,
 )
 from cbfs.commands.home.line import show_line
+from cbfs.commands.home.taking_up import is_to_be_taken_up
 from cbfs.commands.online import reached
 from cbfs.commands.options import add_account, add_network, network_options, say
 from cbfs.commands.process.running import run
 from cbfs.contacts.user_names import typed_name
 from cbfs.mount.mount_table import mountpoints_of
+from cbfs.mount.single.connection import NotServed, connected
 from cbfs.network.access import Network
 from cbfs.network.dial import HOME
 from cbfs.network.drop import at_drop, put
@@ -225,9 +228,9 @@ def _home(options: argparse.Namespace, inviter: _Inviter) -> _DropPlace:
     directory = options.account.absolute()
     network: NetworkOptions = network_options(options)
     control = directory / "tor" / "control"
-    theirs = mountpoints_of(directory) and control.is_socket()
+    theirs = _is_at_work(directory) and control.is_socket()
     if theirs and not (network.no_tor or options.tor):
-        # of the mount, which has its data: a second tor could not have that as well
+        # of the daemon, which has its data: a second tor could not have that as well
         network = NetworkOptions(tor=TorOptions(str(control)))
     return _DropPlace(directory, inviter.account.server, network, inviter.account.policy)
 
@@ -256,6 +259,12 @@ def _inviter(options: argparse.Namespace, unlock: Unlock) -> _Inviter | None:
     if not (options.account / "root.key").exists():
         return None
     with reading_store(options.account.absolute(), SYSTEM_RANDOM, unlock) as store:
+        check_lives_here(store)
+        if is_to_be_taken_up(store):
+            raise CbfsError(
+                "nobody of now can find this account by its name",
+                "take the name again first: EARLIER ACCOUNTS in mount.cbfs(8)",
+            )
         account = load_account(store)
         with store.read() as reader:
             finished = reader.get(Table.META, Meta.OWN) is not None
@@ -269,11 +278,22 @@ def _inviter(options: argparse.Namespace, unlock: Unlock) -> _Inviter | None:
     return _Inviter(account, grant) if account is not None and finished else None
 
 
+def _is_at_work(account: Path) -> bool:
+    """Whether a daemon has the account, which is mounted, or served to other machines."""
+    if mountpoints_of(account):
+        return True
+    try:
+        connected(account).close()
+    except NotServed:
+        return False
+    return True
+
+
 def _await(options: argparse.Namespace, one: Awaited, unlock: Unlock) -> None:
     """Let the account, mounted or not, await who comes by a line. Raises CbfsError."""
     place = options.account.absolute()
     try:
-        if mountpoints_of(place):
+        if _is_at_work(place):
             hand_over(place, one, SYSTEM_RANDOM)
             return
         with opened_store(place, SYSTEM_RANDOM, unlock) as store:

@@ -107,8 +107,8 @@ class Joining:
         person = Person(lookups.policy.directory, inviter)
         if decode_profile(found.entry.profile).identity(person) != self.record.identity:
             return False
-        await context.contacts.learn(inviter, found.entry, How.LINE)
-        return True
+        contact = await context.contacts.learn(inviter, found.entry, How.LINE)
+        return contact.offered is None  # else known from long ago, with other keys
 
 
 async def settle(

@@ -9,16 +9,22 @@ from cbfs.commands.options import say
 from cbfs_common.errors import CbfsError
 from cbfs_common.limits import INVITE_LINE_MAX
 
-QUIET_ZONE: Final = 2
+_QUIET_ZONE: Final = 2
 """Modules around a QR code on a terminal."""
 
 
-def show_line(text: str, explained: str) -> None:
-    """Print a line; on a terminal also its QR code, and what it is good for."""
+def print_line(text: str) -> None:
+    """Print a line; on a terminal also its QR code."""
     sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
     if sys.stdout.isatty():
-        sys.stdout.flush()
-        segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
+        segno.make_qr(text.upper(), error="l").terminal(border=_QUIET_ZONE, compact=True)
+
+
+def show_line(text: str, explained: str) -> None:
+    """The same, and on a terminal also what it is good for."""
+    print_line(text)
+    if sys.stdout.isatty():
         say(explained)
 
 

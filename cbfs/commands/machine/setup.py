@@ -104,11 +104,14 @@ class Placing:
         for each in self.files:
             each.path.parent.mkdir(parents=True, exist_ok=True)
             write_beside_others(each.path, each.data, 0o644)
-        linked = self.target is None or _as_root("ln", "-sT", str(self.target), str(self.link))
+        is_known = any(each.path == self.link for each in self.known)
+        how = "-sfT" if is_known else "-sT"  # nobody else's is replaced that is there meanwhile
+        linked = self.target is None or _as_root("ln", how, str(self.target), str(self.link))
         replaced = {each.path for each in new}
         current = {each for each in self.known if each.path not in replaced} | new
         if not linked:
-            current = {each for each in current if each.path != self.link}
+            before = {each for each in self.known if each.path == self.link}
+            current = {each for each in current if each.path != self.link} | before
         write_record(where.record, current)
         if any(each.what == "completions for zsh" for each in self.files) and shutil.which("zsh"):
             folder = _shown(where.data / "zsh" / "site-functions", where.home)
@@ -176,10 +179,12 @@ def placing(where: Places) -> Placing:
         elif not _same(each):
             kept.append(each.path)
     link, target = where.link, where.mount_program
-    there = found(link)
-    if there not in {None, Placed.link(link, target)}:
+    there, right = found(link), Placed.link(link, target)
+    is_ours = there is None or there in known
+    if there != right and not is_ours:
         kept.append(link)
-    return Placing(tuple(files), None if there else target, link, tuple(kept), known)
+    to_make = target if there != right and is_ours else None
+    return Placing(tuple(files), to_make, link, tuple(kept), known)
 
 
 def _same(each: OwnFile) -> bool:

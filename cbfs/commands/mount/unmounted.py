@@ -6,6 +6,7 @@ from pathlib import Path
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
+from cbfs.commands.mount.invited import await_invited
 from cbfs.commands.mount.spooled import held_spool, take_in
 from cbfs.commands.process import memory
 from cbfs.commands.process.running import run
@@ -46,6 +47,7 @@ async def _serve(
         begin_log()  # the account is ours alone from here on
         memory.lock_future()
         view = MountView(engine, ProcFS(), None, nursery)
+        nursery.start_soon(await_invited, account, engine.store, engine.people.await_invited)
         engine.attach(view)
         spool = await held_spool(account)
         if spool is not None:

@@ -161,7 +161,9 @@ class MountOutbox:
         others = self._without_me(group)
         known = all(map(self._is_known, others))
         if place is None and (place := self._place(letter, others)) is not None:
-            item = _written(letter, item.parent / "again", place)  # somebody has begun it meanwhile
+            item = _written(
+                letter, item.parent.parent / "again", place
+            )  # somebody has begun it meanwhile
         if place is not None:
             try:
                 path = _moved(item, place.folder)
@@ -169,7 +171,7 @@ class MountOutbox:
                 if not item.exists():
                     raise
                 place = self._place(letter, others)
-                item = _written(letter, item.parent / "once more", place)
+                item = _written(letter, item.parent.parent / "once more", place)
             else:
                 self._threads.remember(letter.root, self._people(others), place.subject)
                 return _Draft(path, tuple(others), known, begun=False)
@@ -266,7 +268,7 @@ class MountOutbox:
 
     def _begun(self, letter: Letter, others: list[str], item: Path) -> Path:
         """Where the message is in the outbox, in a new conversation."""
-        fresh = item.parent / "new"
+        fresh = item.parent.parent / "new"
         fresh.mkdir()
         table = {"participants": others, "subject": letter.subject}
         _write(fresh / METADATA, tomli_w.dumps(table).encode())
@@ -366,8 +368,11 @@ def _partly(error: NotSent, sent: list[str], missed: list[str]) -> NotSent:
 
 
 def _written(letter: Letter, place: Path, goes_on: _GoesOn | None) -> Path:
-    """The message in the new folder ``place``, under the name that it is to have."""
+    """The message in a folder of its own, in the new folder ``place``, under the name that it is to
+    have, whatever that is."""
     told = letter if goes_on is None else within(letter, goes_on.subject)
+    place.mkdir()
+    place = place / "item"
     place.mkdir()
     if not told.folder:
         item = place / f"mail-{secrets.token_hex(8)}"

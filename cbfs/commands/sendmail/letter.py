@@ -125,9 +125,12 @@ def decode_letter(data: bytes) -> Letter:
     end = _SIZE + number_of(data[:_SIZE])
     if not _SIZE < end <= min(len(data), _SIZE + LETTER_HEAD_MAX):
         raise DecodeError(_NONE)
-    together, apart, subject, answers, folder, files, root = unpack(
-        data[_SIZE:end], list, list, str, list, str, list, bytes
-    )
+    head, types = data[_SIZE:end], (list, list, str, list, str, list)
+    try:
+        *found, root = unpack(head, *types, bytes)
+    except DecodeError:  # as they waited before threads were remembered
+        found, root = unpack(head, *types), b""
+    together, apart, subject, answers, folder, files = found
     letter = Letter(
         tuple(Recipient(*_pair(each, str, bool)) for each in together),
         tuple(Recipient(*_pair(each, str, bool)) for each in apart),

@@ -104,8 +104,8 @@ class RemoteContents:
                     if not self._cache.has(content.file, index):
                         raise
                 data = self._cache.get(content.file, index)
-            if data is None:
-                raise OSError(errno.EIO, "")
+            if data is None:  # who has read ahead was cut off
+                raise OSError(errno.EIO, "") if self.link.is_up else AwayError()
             parts.append(data)
         window = (end - 1) // FETCHED_AT_ONCE
         if node.stat.fixed and content.last in {window - 1, window}:

@@ -6,11 +6,12 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Final, cast
 
 from cbfs.mount.notifier import Notifier
 from cbfs.mount.remote.cache import SealedCache
-from cbfs.mount.remote.contents import RemoteContents, stat_told
+from cbfs.mount.remote.contents import RemoteContents, made_told, stat_told
 from cbfs.mount.remote.link import AwayError, HubLink
 from cbfs.mount.remote.nodes import (
     FRESH,
@@ -271,24 +272,23 @@ class HubView:
 
     async def tell_seen(self) -> None:
         """Tell the hub what was read."""
-        try:
-            while self._seen:
-                await self.link.tell("seen", self._seen[0])
-                self._seen.pop(0)
-        except AwayError:
-            pass
+        while self._seen:
+            path = self._seen.pop(0)  # others may be telling as well
+            try:
+                await self.link.tell("seen", path)
+            except AwayError:
+                self._seen.insert(0, path)
+                return
 
-    async def put(self, node: RemoteNode, content: bytes) -> list[Any] | None:
+    async def put(self, node: RemoteNode, content: bytes) -> Stat | None:
         """Give the hub a file that is no message, as a whole. Gives the stat, if there is one.
         Raises OSError."""
         identity, mode = self._random.token(ID_SIZE), stat.S_IMODE(node.stat.mode)
         item = WaitingFile(identity, path_of(node), mode, node.timed, b"", True, len(content))
-        result = await self.link.hand_over(item, content)
-        await self.link.tell("taken", [identity])
-        match result:
-            case [bytes(), list(fields)]:
-                return fields
-        return None
+        _name, told = made_told(await self.link.hand_over(item, content))
+        with suppress(AwayError):  # it has it, and forgets the note by itself
+            await self.link.tell("taken", [identity])
+        return told
 
     def drop(self, node: RemoteNode) -> None:
         """The hub has it no more: no kernel and no cache keeps it."""
@@ -346,7 +346,8 @@ class HubView:
             elif name in folder.entries:
                 folder.entries[name].stale = True
 
-        if name in folder.entries:
+        there = folder.entries.get(name)
+        if there is not None and not there.leaving:
             enter()
             return
         path = os.fsdecode(below(folder, name))
@@ -411,6 +412,7 @@ class HubView:
                 above.listed = -1.0
             elif not node.gone and node.above is above:
                 self.tree.move(node, above, new)
+                node.listed = above.listed = -1.0  # news meanwhile was of other paths
 
         self.notifier.move(os.fsdecode(path), os.fsdecode(new), change)
 

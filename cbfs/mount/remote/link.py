@@ -8,6 +8,7 @@ their way than arrive in about a second: on a slow link nobody waits for a large
 
 import errno
 import logging
+import math
 import os
 import subprocess
 import time
@@ -222,9 +223,9 @@ class _Asked:
             return
         raise AwayError(errno.ETIMEDOUT)
 
-    async def answer(self) -> Any:
-        """The next one. Raises OSError."""
-        end = trio.current_time() + WHOLE_MAX
+    async def answer(self, latest: float = math.inf) -> Any:
+        """The next one, until then (by trio's clock). Raises OSError."""
+        end = min(latest, trio.current_time() + WHOLE_MAX)
         while True:
             heard = self._link.heard
             try:
@@ -322,7 +323,7 @@ class Pieces:
         self._count += 1
         if trio.current_time() > self._end:
             raise AwayError(errno.ETIMEDOUT)
-        match await self._asked.answer():
+        match await self._asked.answer(self._end):
             # a piece of nothing, with more to come, is how an answer never ends
             case [bool(more), *rest] if rest and (rest[-1] or not more):
                 if self._count <= PIECES_MAX:

@@ -36,7 +36,6 @@ class RemoteContent:
     version: tuple[int, int, int, int]
     size: int
     at: float = 0.0
-    generation: int = 0
     last: int = -1
     """The window that was read last."""
     fetching: dict[int, Any] = field(default_factory=dict)

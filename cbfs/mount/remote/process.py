@@ -22,7 +22,7 @@ from cbfs.mount.remote.nodes import RemoteTree, local_stat
 from cbfs.mount.remote.operations import RemoteOperations
 from cbfs.mount.remote.spool import OutgoingSpool
 from cbfs.mount.remote.ssh.address import HubAddress
-from cbfs.storage.faults import Tasks, harmless
+from cbfs.storage.faults import Tasks
 from cbfs_common.primitives import Random
 
 _log = logging.getLogger(__name__)
@@ -183,9 +183,8 @@ class _HubMount:
     async def _back(self) -> None:
         """There is a link again."""
         self._handing.again()
-        with harmless():
-            await self._view.tell_seen()
-            await self._view.catch_up()
+        await self._view.tell_seen()
+        await self._view.catch_up()
 
     async def _forget(self) -> None:
         async for outdated in self._outdated:

@@ -106,14 +106,14 @@ class HubSession:
                 await drop_tmp(tree, tmp)
                 await self._send(first.number, errno.EINVAL, [str(error), error.hint])
                 return
-        account = await self._account_id(single)
         handed = self._uploads.of((single.drafts.conversation or b"") if single else b"")
-        await self._send(first.number, 0, None)
         news = News(self._view, single, self._random.token(_KEY_SIZE))
         files = HubFiles(self._view, self._account, handed, single, news.inode_of)
         news.stat = files.stat
-        self._view.watchers.observers.append(news)
+        self._view.watchers.observers.append(news)  # at once, or a conversation is renamed unheard
         try:
+            account = await self._account_id(single)
+            await self._send(first.number, 0, None)
             with _Registered(handed.links) as links:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._tell, news)

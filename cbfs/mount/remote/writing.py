@@ -145,7 +145,7 @@ class RemoteWriting:
             raise
         node.local = False
         if result is not None:
-            self._tree.update(node, stat_told(result), self._link.generation)
+            self._tree.update(node, result, self._link.generation)
         node.stale = True
 
     def wrote(self, node: RemoteNode) -> None:

@@ -10,7 +10,6 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import segno
 import trio
 
 from cbfs.account.account import (
@@ -22,6 +21,7 @@ from cbfs.account.account import (
 )
 from cbfs.account.claim import Marker
 from cbfs.account.leaving import (
+    AccountMoved,
     Leaving,
     LeavingStage,
     begin_leaving,
@@ -34,7 +34,7 @@ from cbfs.account.passphrase_source import PassphraseSource
 from cbfs.account.place import ARRIVING, check_account
 from cbfs.account.spool import Spool
 from cbfs.commands.account import add_old_passphrase, tell_ready
-from cbfs.commands.home.line import QUIET_ZONE, read_line
+from cbfs.commands.home.line import print_line, read_line
 from cbfs.commands.home.moving.cargo import ROOT, SERVER, AccountDeparture
 from cbfs.commands.home.moving.held import IncomingCopy, LivingCopy
 from cbfs.commands.home.moving.meeting import WAIT_TIMEOUT, OldComputer, come
@@ -175,11 +175,7 @@ def _notice_copy(place: Path, store: Store) -> None:
 
 def _cancel(store: Store, stage: LeavingStage | None) -> int:
     if stage in (LeavingStage.MOVED, LeavingStage.LIVES):
-        raise CbfsError(
-            "the account has moved already, and may live on the new computer",
-            "use it there. If it was not finished there: cbfs move here, and there again with the"
-            " same line; if it is lost there for good: cbfs claim",
-        )
+        raise AccountMoved
     store.write(forget_leaving)
     sys.stdout.write("The account stays here: mount it. What the new computer has is no account.\n")
     return 0
@@ -271,11 +267,7 @@ def _listener(leaving: Leaving | None, options: argparse.Namespace) -> socket.so
 
 def _show(line: MoveLine) -> None:
     """Give the line to the user, as soon as it is good for something."""
-    text = line.text()
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-    if sys.stdout.isatty():
-        segno.make_qr(text.upper(), error="l").terminal(border=QUIET_ZONE, compact=True)
+    print_line(line.text())
     say(
         "on the new computer: cbfs move, and this line. Whoever has it can take the account, until"
         f" it has moved. This waits for {WAIT_TIMEOUT / 60:.0f} minutes"
