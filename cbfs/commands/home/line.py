@@ -22,7 +22,7 @@ def print_line(text: str) -> None:
 
 
 def show_line(text: str, explained: str) -> None:
-    """The same, and on a terminal also what it is good for."""
+    """Print a line; on a terminal also its QR code, and what it is good for."""
     print_line(text)
     if sys.stdout.isatty():
         say(explained)

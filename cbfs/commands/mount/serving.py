@@ -1,22 +1,26 @@
 """How an account is served at its mountpoint: the engine runs, and the mount shows what it has."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
 from cbfs.account.passphrase import unlocking
-from cbfs.commands.mount.invited import await_invited
+from cbfs.account.place import LINES
 from cbfs.commands.mount.options import MountOptions
 from cbfs.commands.mount.spooled import held_spool, take_in
 from cbfs.commands.process import memory
 from cbfs.engine.running import running
 from cbfs.mount import lifecycle
 from cbfs.mount.view import MountView
+from cbfs.storage.store import Meta, Store, StoreError, Table
 from cbfs.tree.processes import ProcFS
 from cbfs_host.garbage import look_less_for_cycles
 from cbfs_host.lmdb_environment import DATA
+
+INVITED_PERIOD = 2.0
+"""Seconds between two looks whether the user has invited somebody."""
 
 LET_GO_PERIOD = 60.0
 """Seconds after which what was looked at of the store is no longer taken for looked at."""
@@ -63,6 +67,30 @@ async def serve_account(
             view, options.place, SYSTEM_RANDOM, nursery, stop, is_mounted, has_answered
         )
         nursery.cancel_scope.cancel()
+
+
+async def await_invited(account: Path, store: Store, wait: Callable[[], Awaitable[None]]) -> None:
+    """From when the user has invited somebody, ``wait`` for them, until cancelled. Nothing of
+    it is read in before."""
+    while True:
+        await trio.sleep(INVITED_PERIOD)
+        if _has_invited(account, store):
+            break
+    from cbfs.commands.home.handed import take_lines  # noqa: PLC0415
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take_lines, account, store)
+        nursery.start_soon(wait)
+
+
+def _has_invited(account: Path, store: Store) -> bool:
+    if (account / LINES).exists():
+        return True
+    try:
+        with store.read() as reader:
+            return next(reader.keys(Table.META, Meta.AWAITED), None) is not None
+    except StoreError:  # what is damaged is told where it is needed
+        return False
 
 
 async def _let_go(store: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 
 from cbfs.account.account import SYSTEM_RANDOM
-from cbfs.commands.mount.invited import await_invited
+from cbfs.commands.mount.serving import await_invited
 from cbfs.commands.mount.spooled import held_spool, take_in
 from cbfs.commands.process import memory
 from cbfs.commands.process.running import run

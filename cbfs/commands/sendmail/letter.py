@@ -24,6 +24,7 @@ ROOT_SIZE: Final = 16
 
 _NONE = "not a letter that waits"
 _SIZE = 4
+_BEFORE_THREADS = b"\x96"  # a head of six: what waits since before threads were remembered
 _ANSWERS = re.compile(r"\A(?:(?:re|aw|sv|antw|odp)(?:\[[0-9]+\])?\s*:\s*)+", re.IGNORECASE)
 _CUT = 16
 """Bytes by which a subject may be longer than the one that it repeats, by what stands before it."""
@@ -125,12 +126,11 @@ def decode_letter(data: bytes) -> Letter:
     end = _SIZE + number_of(data[:_SIZE])
     if not _SIZE < end <= min(len(data), _SIZE + LETTER_HEAD_MAX):
         raise DecodeError(_NONE)
-    head, types = data[_SIZE:end], (list, list, str, list, str, list)
-    try:
-        *found, root = unpack(head, *types, bytes)
-    except DecodeError:  # as they waited before threads were remembered
-        found, root = unpack(head, *types), b""
-    together, apart, subject, answers, folder, files = found
+    head = data[_SIZE:end]
+    roots = () if head[:1] == _BEFORE_THREADS else (bytes,)
+    together, apart, subject, answers, folder, files, *root = unpack(
+        head, list, list, str, list, str, list, *roots
+    )
     letter = Letter(
         tuple(Recipient(*_pair(each, str, bool)) for each in together),
         tuple(Recipient(*_pair(each, str, bool)) for each in apart),
@@ -138,7 +138,7 @@ def decode_letter(data: bytes) -> Letter:
         tuple(MailId(*_pair(each, bytes, bytes)) for each in answers),
         folder,
         _contents([_pair(each, str, int) for each in files], data, end),
-        root,
+        *root,
     )
     if not _is_letter(letter):
         raise DecodeError(_NONE)
